@@ -1,0 +1,310 @@
+"""A run, described: read from YAML, checked, overridden with ``key=value``, stored resolved with the run.
+
+A recipe is data. Nothing in it is executed and no object is built from a string. Paths are relative to the
+working directory, paths of data files to ``data.root``.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from amad.errors import RecipeError
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class VqaFiles(Section):
+    """One split of a visual question answering set.
+
+    Attributes:
+        format: ``vqa-v2`` (official questions and annotations), ``vl-t5`` or ``blip`` (one JSON list).
+        questions: The questions; for ``vl-t5`` and ``blip`` the one file there is.
+        annotations: The answers; absent for ``vl-t5`` and ``blip``, and for a test split.
+        images: Folder of images.
+        image_name: File name of an image, with ``{image_id}`` in it; the official one by default.
+    """
+
+    format: Literal["vqa-v2", "vl-t5", "blip"] = "vqa-v2"
+    questions: str
+    annotations: str | None = None
+    images: str = "images"
+    image_name: str | None = None
+
+
+class Holdout(Section):
+    """Hold a share of the training images out for validation, with all their questions."""
+
+    share: Share = 0.1
+    seed: int = 0
+
+
+class VqaData(Section):
+    """Visual question answering data.
+
+    Attributes:
+        root: Folder that every file below is in.
+        train: The split to train on.
+        validation: The split to select and report on; or ``holdout``, never both.
+        holdout: Images of ``train`` to validate on instead.
+        prompt: What the text encoder reads; ``{question}`` is replaced.
+        max_input_tokens: Longer questions are cut.
+        max_target_tokens: Longer answers are cut.
+        image_cache_gib: Decoded images kept in memory.
+        max_validation_questions: Validate on the first so many questions while training; all when absent.
+    """
+
+    root: str
+    train: VqaFiles
+    validation: VqaFiles | None = None
+    holdout: Holdout | None = None
+    prompt: str = "vqa: {question}"
+    max_input_tokens: int = Field(20, gt=0)
+    max_target_tokens: int = Field(10, gt=0)
+    image_cache_gib: NonNegative = 1.0
+    max_validation_questions: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> "VqaData":
+        if self.validation is not None and self.holdout is not None:
+            raise ValueError("give either data.validation or data.holdout, not both")
+        if "{question}" not in self.prompt:
+            raise ValueError(f"data.prompt must contain {{question}}: {self.prompt!r}")
+        return self
+
+
+class ModelRecipe(Section):
+    """A model to train: a checkpoint to start from, or a configuration to build with random weights.
+
+    Attributes:
+        path: Checkpoint folder.
+        config: Configuration with its ``model_type``; the vocabulary size comes from the tokenizer.
+        tokenizer: Folder of a tokenizer; trained on the words of the training set when absent.
+    """
+
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelRecipe":
+        if (self.path is None) == (self.config is None):
+            raise ValueError("give exactly one of model.path and model.config")
+        return self
+
+
+class StudentRecipe(Section):
+    """The student: how much of the teacher it keeps, or a checkpoint of its own.
+
+    Attributes:
+        heads: Attention heads: a number, or a share of the teacher's up to 1.0.
+        layers: Layers of every stack, likewise.
+        width: Width of the hidden states, likewise; the feed-forward layers follow.
+        config: Further configuration keys that differ from the teacher's.
+        init: ``random``, or ``teacher`` to copy evenly spaced layers (equal width and heads only).
+        path: A checkpoint folder instead of all of these.
+    """
+
+    heads: Fraction | None = None
+    layers: Fraction | None = None
+    width: Fraction | None = None
+    config: dict[str, Any] = {}
+    init: Literal["random", "teacher"] = "random"
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "StudentRecipe":
+        if self.path is not None and (self.heads or self.layers or self.width or self.config):
+            raise ValueError("student.path leaves no room for student.heads, layers, width or config")
+        return self
+
+
+class TaskTerm(Section):
+    """Cross entropy with the ground truth.
+
+    ``reduction: sample`` is VL-T5's form for questions: mean over an answer's tokens, times its soft score, mean
+    over the batch. ``token`` is the mean over all target tokens.
+    """
+
+    weight: NonNegative = 1.0
+    reduction: Literal["token", "sample"] = "token"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class LogitsTerm(Section):
+    """Kullback-Leibler divergence between the teacher's and the student's next-token distributions."""
+
+    weight: NonNegative = 1.0
+    temperature: Positive = 2.0
+
+
+class AttentionTerm(Section):
+    """Attention Map Alignment Distillation.
+
+    Attributes:
+        weight: Weight of the term in the loss.
+        variant: ``mse``, ``kl``, ``projected`` or ``token``.
+        temperature: Of the softmax over student heads; 1 is the paper's.
+        detach_alignment: Stop gradients through the alignment weights.
+        projection: For ``projected``: ``full`` as in the paper, or ``factored``.
+        stacks: Weight of each stack; all stacks that both models have, at weight 1, when absent.
+    """
+
+    weight: NonNegative = 1.0
+    variant: Literal["mse", "kl", "projected", "token"] = "kl"
+    temperature: Positive = 1.0
+    detach_alignment: bool = False
+    projection: Literal["full", "factored"] = "full"
+    stacks: dict[str, NonNegative] | None = None
+
+
+class ObjectiveRecipe(Section):
+    """The terms of the loss; a term set to null is left out."""
+
+    task: TaskTerm | None = TaskTerm()
+    logits: LogitsTerm | None = LogitsTerm()
+    attention: AttentionTerm | None = AttentionTerm()
+
+
+PairingRule = Literal["uniform", "last", "first"] | list[tuple[int, int]]
+
+
+class Recipe(Section):
+    """A whole run.
+
+    Attributes:
+        task: What is learned.
+        output: Folder of the run; it must not exist yet.
+        seed: Of weights, order and sampling.
+        data: What it is learned from.
+        model: For ``amad train``: the model.
+        teacher: For ``amad distill``: checkpoint folder of the teacher.
+        student: For ``amad distill``: the student.
+        objective: The loss.
+        pairing: Which teacher layer teaches which student layer: one rule, or one per stack, or
+            explicit [student layer, teacher layer] pairs per stack.
+        training: Arguments of the trainer by their Hugging Face names.
+    """
+
+    task: Literal["vqa"]
+    output: str
+    seed: int = Field(0, ge=0)
+    data: VqaData
+    model: ModelRecipe | None = None
+    teacher: str | None = None
+    student: StudentRecipe | None = None
+    objective: ObjectiveRecipe = ObjectiveRecipe()
+    pairing: PairingRule | dict[str, PairingRule] = "uniform"
+    training: dict[str, Any] = {}
+
+    def dump(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    Args:
+        path: A YAML file.
+        overrides: ``key=value`` with dots between keys; the value is YAML (``objective.attention=null``).
+
+    Raises:
+        RecipeError: if the file is missing or no YAML mapping, an override is no ``key=value``, or a rule of the
+            schema is broken; an unknown key is named with the nearest known one.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe. Give the path of a YAML file, as in recipes/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: the recipe cannot be read: {error}.") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}.")
+    for override in overrides:
+        _override(tree, override)
+    return check_recipe(tree, source=str(path))
+
+
+def check_recipe(tree: dict[str, Any], source: str = "recipe") -> Recipe:
+    """The recipe that a tree of plain values describes; see :func:`load_recipe`."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{source}: {line}" for line in _explain(error))) from None
+
+
+def nearest_key(unknown: str, known: Sequence[str]) -> str:
+    """A half sentence that proposes the known key most like an unknown one."""
+    close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}."
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"override {override!r} is not key=value. Write for instance training.max_steps=500.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {override!r}: the value is not valid YAML: {error}") from None
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise RecipeError(f"override {override!r}: {parent} is {child!r}, which has no keys below it.")
+        node = child
+    node[leaf] = parsed
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = [str(part) for part in problem["loc"]]
+        path = ".".join(place)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {path!r}: {nearest_key(place[-1], _known_keys(place[:-1]))}")
+        elif problem["type"] == "missing":
+            lines.append(f"key {path!r} is missing: every recipe must give it.")
+        elif problem["type"] == "value_error":
+            lines.append(str(problem["ctx"]["error"]) + ("." if path == "" else f" (in {path})."))
+        else:
+            lines.append(f"{path} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}.")
+    return list(dict.fromkeys(lines))
+
+
+def _known_keys(place: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for part in place:
+        field = section.model_fields.get(part)
+        nested = [] if field is None else [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+        if not nested:
+            return []
+        section = nested[0]
+    return list(section.model_fields)
+
+
+def _kinds(annotation: Any) -> list[type]:  # noqa: ANN401 - any type expression
+    if isinstance(annotation, type):
+        return [annotation]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _kinds(part)]
