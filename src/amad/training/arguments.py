@@ -1,0 +1,49 @@
+"""The trainer's arguments: Hugging Face's, with defaults that suit distillation."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import Seq2SeqTrainingArguments
+
+from amad.errors import RecipeError
+from amad.recipe import nearest_key
+
+
+@dataclass
+class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
+    """``Seq2SeqTrainingArguments`` with other defaults and two switches of ours.
+
+    Attributes:
+        remove_unused_columns: False: columns that only the collator or the teacher reads must survive.
+        predict_with_generate: True: evaluation decodes, as users of the model will.
+        report_to: "none": runs keep their own records; name a tracker to use it as well.
+        check_capture: Before the first step, compare the attention recorded at every paired site with what the
+            model computed, and refuse to train on a wrong record.
+        log_alignment: Log entropy, largest weight, coverage and collapse of the alignment with the losses.
+    """
+
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
+    predict_with_generate: bool = field(default=True, metadata={"help": "Decode while evaluating."})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers to report to."})
+    check_capture: bool = field(default=True, metadata={"help": "Verify recorded attention before training."})
+    log_alignment: bool = field(default=True, metadata={"help": "Log who teaches whom, and how sharply."})
+
+
+def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> DistillationArguments:
+    """Arguments from the ``training`` section of a recipe.
+
+    Raises:
+        RecipeError: if a key is no argument of the trainer, names what the recipe decides elsewhere, or a value
+            is refused by Hugging Face's own checks.
+    """
+    known = [argument.name for argument in fields(DistillationArguments) if argument.init]
+    decided = {"output_dir": "output", "seed": "seed", "data_seed": "seed"}
+    for key in given:
+        if key in decided:
+            raise RecipeError(f"training.{key} is decided by {decided[key]!r} at the top of the recipe.")
+        if key not in known:
+            raise RecipeError(f"unknown key 'training.{key}': {nearest_key(key, known)}")
+    try:
+        return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **given)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"training: {error}") from None

@@ -1,0 +1,153 @@
+"""What a run shows while it goes and what it writes down."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from amad.axes import SitePair
+from amad.losses.amad import AlignmentFigures
+from amad.records import RunRecords
+
+
+def progress_bar(console: Console) -> Progress:
+    """The one look of every wait: what is done, how far, how long it took and how long it will take."""
+    return Progress(
+        TextColumn("{task.description}", justify="left"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+        transient=not console.is_terminal,
+    )
+
+
+class ShownProgress(TrainerCallback):  # type: ignore[misc]
+    """A progress bar with an estimate of the time left, the last loss and the last accuracy.
+
+    Args:
+        console: Where to draw; standard error keeps standard output for results.
+        description: What is being trained.
+    """
+
+    def __init__(self, console: Console, description: str) -> None:
+        self.progress = progress_bar(console)
+        self.description = description
+        self.steps: TaskID | None = None
+        self.batches: TaskID | None = None
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero:
+            self.progress.start()
+            self.steps = self.progress.add_task(
+                self.description, total=state.max_steps, completed=state.global_step, note=""
+            )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        if self.steps is not None:
+            self.progress.update(self.steps, completed=state.global_step)
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,  # noqa: ANN401
+        **kwargs: Any,
+    ) -> None:
+        """Move the bar of the evaluation."""
+        if not state.is_world_process_zero or eval_dataloader is None:
+            return
+        if self.batches is None:
+            if self.steps is None:
+                self.progress.start()
+            self.batches = self.progress.add_task("  evaluating", total=len(eval_dataloader), note="")
+        self.progress.advance(self.batches)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar of the evaluation."""
+        if self.batches is not None:
+            self.progress.remove_task(self.batches)
+            self.batches = None
+            if self.steps is None:
+                self.progress.stop()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the last loss and accuracy beside the bar."""
+        for name, label in (("loss", "loss"), ("eval_accuracy", "accuracy")):
+            if logs and name in logs:
+                self.shown[label] = f"{label} {logs[name]:.4g}"
+        if self.steps is not None:
+            self.progress.update(self.steps, note=" ".join(self.shown.values()))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the finished bar on the screen."""
+        self.progress.stop()
+        self.steps = None
+
+
+class KeptRecords(TrainerCallback):  # type: ignore[misc]
+    """Write what is logged, and who teaches whom, as events of the run's records.
+
+    Args:
+        records: The run's records.
+        alignment: Gives the figures of each pair at the last diagnosed step.
+    """
+
+    def __init__(self, records: RunRecords, alignment: Callable[[], dict[SitePair, AlignmentFigures]]) -> None:
+        self.records = records
+        self.alignment = alignment
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """One ``step`` or ``metrics`` event, and one ``alignment`` event per pair."""
+        if not state.is_world_process_zero or not logs:
+            return
+        examples = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        values = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
+        evaluated = any(name.startswith("eval_") for name in logs)
+        self.records.write("metrics" if evaluated else "step", step=state.global_step, examples=examples, **values)
+        if "loss" not in logs:
+            return
+        for pair, figures in self.alignment().items():
+            self.records.write(
+                "alignment",
+                step=state.global_step,
+                stack=pair.student.stack,
+                student_layer=pair.student.layer,
+                teacher_layer=pair.teacher.layer,
+                entropy=figures.entropy,
+                largest=figures.largest,
+                coverage=figures.coverage,
+                collapse=figures.collapse,
+                weights=[[round(weight, 6) for weight in row] for row in figures.weights],
+            )

@@ -1,0 +1,126 @@
+"""Which teacher layer teaches which student layer."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from amad.axes import SiteKey, SitePair
+from amad.errors import PairingError
+
+Rule = Literal["uniform", "last", "first"] | Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The pairs of sites that the attention loss compares, in the order of stacks and student layers.
+
+    Rules, for student layer l of Ls and teacher layers 0..Lt-1:
+
+    - ``uniform``: teacher layer round((l + 1) Lt / Ls) - 1, evenly spaced and ending at the last;
+    - ``last``: teacher layer Lt - Ls + l;
+    - ``first``: teacher layer l;
+    - explicit (student layer, teacher layer) pairs.
+    """
+
+    pairs: tuple[SitePair, ...]
+
+    @classmethod
+    def make(
+        cls,
+        student: Iterable[SiteKey],
+        teacher: Iterable[SiteKey],
+        rule: Rule | Mapping[str, Rule] = "uniform",
+        weights: Mapping[str, float] | None = None,
+    ) -> "Pairing":
+        """Pair the sites of two models.
+
+        Args:
+            student: The student's sites.
+            teacher: The teacher's sites.
+            rule: One rule for every stack, or one per stack; stacks without a rule of their own are uniform.
+            weights: The stacks to pair and the weight of each; every stack that both models have, at weight 1,
+                when None.
+
+        Raises:
+            PairingError: if no stack is in both models, a stack that is asked for is missing in one of them, or
+                a rule needs a layer that is not there.
+        """
+        student_layers, teacher_layers = _layers(student), _layers(teacher)
+        if weights is None:
+            weights = dict.fromkeys((stack for stack in student_layers if stack in teacher_layers), 1.0)
+            if not weights:
+                raise PairingError(
+                    f"no stack is in both models: the student has {_names(student_layers)}, the teacher has "
+                    f"{_names(teacher_layers)}. Choose a teacher of the student's kind."
+                )
+        rules: Mapping[str, Rule] = rule if isinstance(rule, Mapping) else dict.fromkeys(weights, rule)
+        for stack in [*weights, *rules]:
+            for who, layers in (("student", student_layers), ("teacher", teacher_layers)):
+                if stack not in layers:
+                    raise PairingError(
+                        f"stack {stack!r} is not in the {who}, which has {_names(layers)}. "
+                        f"Take it out of objective.attention.stacks and pairing."
+                    )
+        pairs = []
+        for stack, weight in weights.items():
+            chosen = rules.get(stack, "uniform")
+            for student_layer, teacher_layer in _apply(
+                stack, chosen, len(student_layers[stack]), len(teacher_layers[stack])
+            ):
+                pairs.append(SitePair(SiteKey(stack, student_layer), SiteKey(stack, teacher_layer), weight))
+        return cls(tuple(pairs))
+
+    def __iter__(self) -> "Iterable[SitePair]":  # type: ignore[override]
+        return iter(self.pairs)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def student_keys(self) -> list[SiteKey]:
+        """Student sites that learn, each once."""
+        return list(dict.fromkeys(pair.student for pair in self.pairs))
+
+    @property
+    def teacher_keys(self) -> list[SiteKey]:
+        """Teacher sites that teach, each once."""
+        return list(dict.fromkeys(pair.teacher for pair in self.pairs))
+
+
+def _layers(sites: Iterable[SiteKey]) -> dict[str, list[int]]:
+    layers: dict[str, list[int]] = {}
+    for key in sites:
+        layers.setdefault(key.stack, []).append(key.layer)
+    return layers
+
+
+def _names(layers: Mapping[str, object]) -> str:
+    return ", ".join(layers) or "none"
+
+
+def _apply(stack: str, rule: Rule, n_student: int, n_teacher: int) -> list[tuple[int, int]]:
+    if rule == "uniform":
+        return [
+            (layer, max(math.floor((layer + 1) * n_teacher / n_student + 0.5) - 1, 0)) for layer in range(n_student)
+        ]
+    if rule in ("last", "first"):
+        if n_student > n_teacher:
+            raise PairingError(
+                f"pairing {rule!r} of {stack} needs at least as many teacher layers as student layers: "
+                f"{n_teacher} < {n_student}. Use 'uniform' or explicit pairs."
+            )
+        offset = n_teacher - n_student if rule == "last" else 0
+        return [(layer, layer + offset) for layer in range(n_student)]
+    if isinstance(rule, str):
+        raise PairingError(f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first'.")
+    pairs = [(int(student), int(teacher)) for student, teacher in rule]
+    if not pairs:
+        raise PairingError(f"pairing of {stack} lists no pair. Give one, or leave the stack out.")
+    for student, teacher in pairs:
+        for who, layer, count in (("student", student, n_student), ("teacher", teacher, n_teacher)):
+            if not 0 <= layer < count:
+                raise PairingError(
+                    f"pairing of {stack} names {who} layer {layer}, but the {who} has layers 0 to {count - 1}."
+                )
+    return pairs

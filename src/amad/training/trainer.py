@@ -1,0 +1,326 @@
+"""The Hugging Face trainer with a teacher."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Seq2SeqTrainer
+
+from amad.axes import SiteKey, SitePair
+from amad.capture.check import self_check
+from amad.capture.recorder import Recorder
+from amad.capture.sites import Site, find_sites
+from amad.errors import CaptureError, PairingError, RecipeError
+from amad.losses.amad import AlignmentFigures, AttentionAlignment
+from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue, Targets
+from amad.models.student import check_compatible
+from amad.training.arguments import DistillationArguments
+from amad.training.pairing import Pairing
+
+OBJECTIVE = "amad_objective"
+"""Name under which the objective sits inside the student while it trains."""
+
+OBJECTIVE_FILE = "objective.safetensors"
+"""Where a checkpoint keeps the objective's own parameters."""
+
+_NOT_FOR_THE_MODEL = ("label_weights",)
+
+
+class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
+    """Train a student on ground truth, a teacher's predictions and a teacher's attention.
+
+    Everything of ``Seq2SeqTrainer`` works as usual; what :meth:`train` leaves behind and saves is the ordinary
+    student. Data parallel, FSDP and DeepSpeed are started with ``accelerate launch`` or ``torchrun``.
+
+    Each term of the objective is divided by the number of tokens or samples of the whole optimiser step, over all
+    accumulated batches and processes: four batches of two give the update of one batch of eight.
+
+    While it trains, the objective is a submodule of the student and runs inside the student's forward, so that
+    wrappers, clipping, checkpoints and resumption see its parameters. Checkpoints keep them in
+    ``objective.safetensors`` beside the student, never in it.
+
+    Args:
+        model: The student.
+        teacher_model: The teacher; it is frozen and put in evaluation mode. None if no term needs one.
+        args: Arguments of the run.
+        objective: The loss. Its attention term, if any, compares the sites of ``pairing``.
+        pairing: Pairs of sites; those of the attention term when None.
+        kwargs: Further arguments of ``Seq2SeqTrainer``.
+
+    Raises:
+        RecipeError: if a term needs a teacher and there is none, or under ``nn.DataParallel``.
+        ShapeError: if student and teacher have different vocabularies.
+        PairingError: if a pair names a site that a model lacks.
+        CaptureError: from :meth:`train`, if the attention recorded at a site is not what the model computed.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        teacher_model: PreTrainedModel | None = None,
+        args: DistillationArguments | None = None,
+        *,
+        objective: Objective,
+        pairing: Pairing | Iterable[SitePair] | None = None,
+        **kwargs: Any,  # noqa: ANN401 - those of Seq2SeqTrainer
+    ) -> None:
+        args = args or DistillationArguments(output_dir="trainer_output")
+        if args.n_gpu > 1:
+            raise RecipeError(
+                f"nn.DataParallel over {args.n_gpu} devices is not supported. Start one process per device with "
+                f"'accelerate launch' or 'torchrun', or show one device only."
+            )
+        if objective.needs_teacher and teacher_model is None:
+            raise RecipeError("the objective compares with a teacher, but teacher_model is None. Pass a teacher.")
+        if teacher_model is not None:
+            check_compatible(model, teacher_model)
+        super().__init__(model=model, args=args, **kwargs)
+        self.objective = objective
+        self.teacher = None
+        if teacher_model is not None:
+            teacher_model.eval().requires_grad_(False)
+            self.teacher = self.accelerator.prepare_model(teacher_model, evaluation_mode=True)
+        self.pairs = tuple(objective.pairs if pairing is None else pairing)
+        self.student_sites = _choose(model, "student", [pair.student for pair in self.pairs])
+        self.teacher_sites = _choose(teacher_model, "teacher", [pair.teacher for pair in self.pairs])
+        self._student_recorder = Recorder(model, self.student_sites)
+        self._teacher_recorder = Recorder(teacher_model, self.teacher_sites, detach=True) if self.pairs else None
+        self.alignment: dict[SitePair, AlignmentFigures] = {}
+        self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
+        self._summed_steps: dict[str, float] = {"train": 0.0, "eval": 0.0}
+
+    # ------------------------------------------------------------------ training
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Trainer.train
+        """Train, and return what ``Trainer.train`` returns; the student is an ordinary model again afterwards."""
+        student = self.accelerator.unwrap_model(self.model)
+        if self.args.check_capture and self.pairs:
+            self.check_capture()
+        student.add_module(OBJECTIVE, self.objective.to(self.args.device))
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            delattr(student, OBJECTIVE)
+
+    def check_capture(self) -> dict[str, dict[SiteKey, float]]:
+        """Compare recorded with computed attention at every paired site on a few training examples.
+
+        Returns:
+            For ``student`` and ``teacher``, the largest difference at each site.
+
+        Raises:
+            CaptureError: at the first site whose record is wrong.
+        """
+        dataset = self.train_dataset
+        if dataset is None or len(dataset) == 0:
+            raise CaptureError("recorded attention is verified on training examples, and there are none.")
+        devices = [self.args.device] if self.args.device.type != "cpu" else []
+        with torch.random.fork_rng(devices=devices):
+            batch = self.data_collator([dataset[index] for index in range(min(2, len(dataset)))])
+        batch = self._model_inputs(self._prepare_inputs(batch))
+        differences = {"student": self_check(self.accelerator.unwrap_model(self.model), self.student_sites, batch)}
+        if self.teacher is not None:
+            teacher = self.accelerator.unwrap_model(self.teacher)
+            differences["teacher"] = self_check(teacher, self.teacher_sites, batch)
+        return differences
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:  # noqa: ANN401 - Trainer's own signature
+        """The objective on one batch, already divided by the counts of the whole optimiser step."""
+        if "labels" not in inputs:
+            raise RecipeError(f"a batch has no 'labels' but {sorted(inputs)}. The collator must give them.")
+        student = self.accelerator.unwrap_model(model)
+        counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
+        targets = Targets(labels=inputs["labels"], weights=inputs.get("label_weights"))
+        model_inputs = self._student_inputs(student, inputs)
+        teacher = self._ask_teacher(inputs)
+
+        def learn(**kwargs: Any) -> tuple[Any, ObjectiveValue]:  # noqa: ANN401
+            with self._student_recorder:
+                output = student.forward(**kwargs)
+                records = self._student_recorder.take(inputs, require_grad=student.training)
+            captured = Captured(logits=output.get("logits"), records=records)
+            value = self.objective(captured, teacher, targets, Counts(tokens=counts[0], samples=counts[1]))
+            if teacher is not None and self._is_diagnosed(student):
+                self._diagnose(captured, teacher)
+            return output, value
+
+        with _forward_replaced(student, learn):
+            output, value = model(**model_inputs)
+        self._add(value, "train" if student.training else "eval")
+        loss = value.loss * self.accelerator.num_processes if student.training else value.loss
+        return (loss, {"logits": output.get("logits")}) if return_outputs else loss
+
+    def _ask_teacher(self, inputs: Mapping[str, Any]) -> Captured | None:
+        if self.teacher is None or not self.objective.needs_teacher:
+            return None
+        teacher = self.accelerator.unwrap_model(self.teacher)
+        recorder = self._teacher_recorder or contextlib.nullcontext()
+        with torch.no_grad(), recorder:
+            output = self.teacher(**self._student_inputs(teacher, inputs))
+            records = {} if self._teacher_recorder is None else self._teacher_recorder.take(inputs)
+        return Captured(logits=output.get("logits"), records=records)
+
+    def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
+
+    def _student_inputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs of a forward that computes no loss of its own, where the model can do without labels."""
+        chosen = self._model_inputs(inputs)
+        shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+        if shift is not None and "decoder_input_ids" not in chosen:
+            chosen["decoder_input_ids"] = shift(labels=chosen.pop("labels"))
+        return chosen
+
+    # ------------------------------------------------------------------ counts
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
+        """Target tokens and samples of an optimiser step, over all its batches and all processes."""
+        if not batch_samples or "labels" not in batch_samples[0]:
+            return None
+        counts = self._counts(batch_samples).to(device)
+        return self.accelerator.gather(counts[None]).sum(0) if self.args.world_size > 1 else counts
+
+    def _counts(self, batches: list[Mapping[str, Tensor]]) -> Tensor:
+        tokens = sum(int((batch["labels"] != -100).sum()) for batch in batches)
+        samples = sum(len(batch["labels"]) for batch in batches)
+        return torch.tensor([tokens, samples], dtype=torch.float32, device=self.args.device)
+
+    # ------------------------------------------------------------------ what is logged
+
+    def _is_diagnosed(self, student: nn.Module) -> bool:
+        if not (self.args.log_alignment and student.training):
+            return False
+        step = self.state.global_step + 1
+        return step == 1 or step % max(int(self.state.logging_steps or 1), 1) == 0
+
+    def _diagnose(self, student: Captured, teacher: Captured) -> None:
+        for term in self.objective.terms.values():
+            if isinstance(term, AttentionAlignment):
+                self.alignment = term.diagnose(student, teacher)
+
+    def _add(self, value: ObjectiveValue, mode: str) -> None:
+        sums = self._sums[mode]
+        for name, part in value.parts.items():
+            sums[name] = sums[name] + part if name in sums else part
+        if mode == "eval":
+            self._summed_steps["eval"] += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each term's value and share of the loss, and the alignment's figures, to what is logged."""
+        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
+        sums = self._sums[mode]
+        if sums and ("loss" in logs or mode == "eval"):
+            steps = self._steps_since_log() if mode == "train" else self._summed_steps["eval"]
+            prefix = "eval_" if mode == "eval" else ""
+            means = self.accelerator.gather(torch.stack(list(sums.values()))[None]).sum(0) / steps
+            parts = dict(zip(sums, means.tolist(), strict=True))
+            whole = sum(self.objective.weights[name] * part for name, part in parts.items())
+            for name, part in parts.items():
+                logs[f"{prefix}loss_{name}"] = part
+                if whole:
+                    logs[f"{prefix}share_{name}"] = self.objective.weights[name] * part / whole
+            sums.clear()
+            self._summed_steps["eval"] = 0.0
+            if mode == "train" and self.alignment:
+                figures = list(self.alignment.values())
+                for name in ("entropy", "largest", "coverage", "collapse"):
+                    logs[f"alignment_{name}"] = sum(getattr(one, name) for one in figures) / len(figures)
+        super().log(logs, start_time)
+
+    def _steps_since_log(self) -> int:
+        logged = [entry["step"] for entry in self.state.log_history if "loss" in entry]
+        return max(self.state.global_step - (logged[-1] if logged else self._first_step), 1)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:  # noqa: ANN401
+        epochs, steps = super()._init_training_state(*args, **kwargs)
+        self._first_step = self.state.global_step
+        return epochs, steps
+
+    # ------------------------------------------------------------------ evaluation
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,  # noqa: ANN401
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """As ``Seq2SeqTrainer``; what only the objective reads is kept from ``generate``."""
+        if self.args.predict_with_generate and not prediction_loss_only:
+            inputs = self._model_inputs(inputs)
+        result: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
+            model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
+        )
+        return result
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if state_dict is None:
+            state_dict = self.accelerator.unwrap_model(self.model).state_dict()
+        prefix = f"{OBJECTIVE}."
+        super()._save(str(folder), {name: value for name, value in state_dict.items() if not name.startswith(prefix)})
+        own = {
+            name.removeprefix(prefix): value.contiguous()
+            for name, value in state_dict.items()
+            if name.startswith(prefix)
+        }
+        if own and self.args.should_save:
+            save_file(own, folder / OBJECTIVE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint) / OBJECTIVE_FILE
+        if path.exists():
+            self.objective.load_state_dict(load_file(path))
+
+
+def _choose(model: nn.Module | None, who: str, keys: list[SiteKey]) -> list[Site]:
+    if not keys or model is None:
+        return []
+    sites = {site.key: site for site in find_sites(model)}
+    for key in keys:
+        if key not in sites:
+            known = ", ".join(dict.fromkeys(site.stack for site in sites))
+            raise PairingError(f"{key} is not an attention site of the {who}, whose stacks are {known or 'none'}.")
+    return [sites[key] for key in dict.fromkeys(keys)]
+
+
+@contextlib.contextmanager
+def _forward_replaced(student: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let one call of the wrapped student run ``forward``, which calls the student's own forward inside.
+
+    Wrappers gather and release parameters around the call of the module that they wrap, so the objective's
+    parameters must be used inside it. Within ``forward`` the student's own forward is in place again.
+    """
+    own = student.__dict__.get("forward")
+
+    def restore() -> None:
+        if own is None:
+            student.__dict__.pop("forward", None)
+        else:
+            student.forward = own
+
+    def once(**kwargs: Any) -> Any:  # noqa: ANN401
+        restore()
+        return forward(**kwargs)
+
+    student.forward = once
+    try:
+        yield
+    finally:
+        restore()
