@@ -1,0 +1,107 @@
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amad.errors import RecipeError
+from amad.recipe import Recipe, check_recipe, load_recipe
+
+
+def minimal(**more):
+    return {"task": "vqa", "output": "runs/x", "data": {"root": "d", "train": {"questions": "q.json"}}, **more}
+
+
+def test_a_minimal_recipe_gets_the_papers_defaults():
+    recipe = check_recipe(minimal())
+    assert recipe.objective.attention is not None
+    assert recipe.objective.attention.variant == "kl"
+    assert recipe.objective.attention.temperature == 1.0
+    assert recipe.pairing == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        (("objectiv",), "objective"),
+        (("data", "holdoutt"), "holdout"),
+        (("data", "train", "imagez"), "images"),
+        (("objective", "attention", "temprature"), "temperature"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(path, nearest):
+    tree = minimal(objective={"attention": {}})
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = 1
+    with pytest.raises(RecipeError, match=rf"unknown key '{'.'.join(path)}': did you mean '{nearest}'"):
+        check_recipe(tree)
+
+
+def test_every_broken_rule_is_named_at_once():
+    tree = minimal(seed=-1, nonsense=3)
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(tree)
+    assert "seed = -1" in str(caught.value)
+    assert "nonsense" in str(caught.value)
+
+
+def test_overrides_reach_nested_keys_with_yaml_values(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(minimal()))
+    recipe = load_recipe(path, ["objective.attention=null", "training.max_steps=7", "student.heads=0.5"])
+    assert recipe.objective.attention is None
+    assert recipe.training == {"max_steps": 7}
+    assert recipe.student is not None
+    assert recipe.student.heads == 0.5
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "task.deeper=1", "seed=[1"])
+def test_a_malformed_override_is_refused(tmp_path, override):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(minimal()))
+    with pytest.raises(RecipeError, match="override"):
+        load_recipe(path, [override])
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", ""])
+def test_what_is_no_yaml_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_validation_and_holdout_exclude_each_other():
+    tree = minimal()
+    tree["data"] |= {"validation": {"questions": "v.json"}, "holdout": {"share": 0.1}}
+    with pytest.raises(RecipeError, match="not both"):
+        check_recipe(tree)
+
+
+def test_a_yaml_tag_that_builds_objects_is_refused(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("task: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load_recipe(path)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "seed": st.integers(0, 10**6),
+            "pairing": st.sampled_from(["uniform", "last", {"encoder.self": [(0, 1), (1, 3)]}]),
+            "student": st.fixed_dictionaries(
+                {"heads": st.integers(1, 64) | st.floats(0.01, 0.99), "width": st.none() | st.integers(8, 1024)}
+            ),
+        }
+    )
+)
+def test_what_is_stored_with_a_run_reads_back_as_the_same_recipe(more):
+    recipe = check_recipe(minimal(**more))
+    assert Recipe.model_validate(yaml.safe_load(recipe.dump())) == recipe

@@ -1,0 +1,77 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amad.axes import SiteKey
+from amad.errors import PairingError
+from amad.training.pairing import Pairing
+
+
+def sites(**counts):
+    return [SiteKey(stack.replace("_", "."), layer) for stack, n in counts.items() for layer in range(n)]
+
+
+def layers(pairing):
+    return [(pair.student.layer, pair.teacher.layer) for pair in pairing]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("uniform", [(0, 1), (1, 3)]),
+        ("last", [(0, 2), (1, 3)]),
+        ("first", [(0, 0), (1, 1)]),
+        ([(0, 0), (1, 2), (1, 3)], [(0, 0), (1, 2), (1, 3)]),
+    ],
+)
+def test_two_student_layers_of_four_teacher_layers(rule, expected):
+    assert layers(Pairing.make(sites(encoder_self=2), sites(encoder_self=4), {"encoder.self": rule})) == expected
+
+
+@given(st.integers(1, 24), st.integers(1, 48))
+def test_uniform_is_in_order_in_range_and_ends_at_the_last_layer(n_student, n_teacher):
+    chosen = [t for _, t in layers(Pairing.make(sites(vision_self=n_student), sites(vision_self=n_teacher)))]
+    assert chosen == sorted(chosen)
+    assert min(chosen) >= 0
+    assert chosen[-1] == n_teacher - 1
+    if n_student <= n_teacher:
+        assert len(set(chosen)) == n_student
+
+
+def test_only_stacks_that_both_models_have_are_paired_by_default():
+    pairing = Pairing.make(sites(vision_self=2, decoder_self=2), sites(vision_self=4, encoder_self=4))
+    assert {pair.student.stack for pair in pairing} == {"vision.self"}
+
+
+def test_weights_choose_stacks_and_travel_with_the_pairs():
+    pairing = Pairing.make(
+        sites(encoder_self=1, decoder_self=1),
+        sites(encoder_self=2, decoder_self=2),
+        weights={"decoder.self": 0.25},
+    )
+    assert [(pair.student.stack, pair.weight) for pair in pairing] == [("decoder.self", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": {"text.self": 1.0}}, r"'text.self' is not in the student, which has encoder.self"),
+        ({"rule": {"decoder.cross": "last"}}, r"'decoder.cross' is not in the student"),
+        ({"rule": {"encoder.self": [(0, 4)]}}, r"teacher layer 4, but the teacher has layers 0 to 3"),
+        ({"rule": {"encoder.self": []}}, r"lists no pair"),
+        ({"rule": "diagonal"}, r"'diagonal'"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(arguments, message):
+    with pytest.raises(PairingError, match=message):
+        Pairing.make(sites(encoder_self=2), sites(encoder_self=4), **arguments)
+
+
+def test_models_without_a_common_stack_are_refused():
+    with pytest.raises(PairingError, match=r"the student has vision\.self, the teacher has text\.self"):
+        Pairing.make(sites(vision_self=1), sites(text_self=1))
+
+
+def test_a_deeper_student_cannot_take_the_last_layers():
+    with pytest.raises(PairingError, match="2 < 3"):
+        Pairing.make(sites(text_self=3), sites(text_self=2), "last")
