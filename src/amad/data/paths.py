@@ -1,0 +1,119 @@
+"""Names of files in data: they stay inside their folder, and what is written appears whole or not at all."""
+
+import os
+import shutil
+import string
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from amad.errors import DataError
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """``folder / name``, where ``name`` came out of a data file and must not lead elsewhere.
+
+    Decided by the name alone: a link that the user made inside the folder is the user's choice.
+
+    Raises:
+        DataError: naming ``where``, if ``name`` is empty, absolute, or has a ``..`` in it.
+    """
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    leaves = posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root
+    if not name or "\0" in name or leaves or ".." in posix.parts or ".." in windows.parts:
+        raise DataError(
+            f"{where}: the file name {name!r} leaves the data folder {folder}. "
+            "Names must be relative and without '..'; mend the file or the template."
+        )
+    return folder / name
+
+
+def fill_template(template: str, where: str, **values: Any) -> str:
+    """``template`` with its ``{name}`` or ``{name:012d}`` replaced; nothing else of str.format is allowed.
+
+    Raises:
+        DataError: if the template asks for another name, or a value does not fit its format.
+    """
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise DataError(f"{where}: the file name template {template!r} is malformed ({error}).") from None
+    unknown = sorted(names - set(values))
+    if unknown:
+        raise DataError(
+            f"{where}: the file name template {template!r} asks for {unknown} but may only use "
+            f"{sorted(values)}."
+        )
+    try:
+        return template.format(**values)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{where}: the values {values} do not fit the file name template {template!r} ({error}). "
+            "Give a template such as '{image_id}.png'."
+        ) from None
+
+
+def check_present(paths: Iterable[tuple[Path, str]]) -> None:
+    """Every file is there: one directory listing per folder, not one look-up per file.
+
+    Args:
+        paths: Each file with the words that say who asks for it.
+
+    Raises:
+        DataError: naming the first missing file and how many are missing.
+    """
+    listings: dict[Path, set[str]] = {}
+    missing: dict[Path, str] = {}
+    for path, where in paths:
+        if path.parent not in listings:
+            try:
+                listings[path.parent] = set(os.listdir(path.parent))
+            except OSError as error:
+                raise DataError(
+                    f"{path.parent}: the folder of images cannot be read ({error.strerror}); {where} needs "
+                    f"{path.name} in it. Check the image folder and the file name template."
+                ) from None
+        if path.name not in listings[path.parent]:
+            missing.setdefault(path, where)
+    if missing:
+        path, where = next(iter(missing.items()))
+        raise DataError(
+            f"{path}: no such image, needed by {where} ({len(missing)} missing in all). "
+            "Check the image folder and the file name template, or fetch the images."
+        )
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``out`` when the block ends well, and disappears when it does not.
+
+    Raises:
+        DataError: if ``out`` is there already and is not an empty folder, or cannot be made.
+    """
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+        raise DataError(
+            f"{out}: is there already and not empty. Give another folder, or remove this one first."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be made ({error.strerror}). Give a folder that you may write to."
+        ) from None
+    try:
+        yield temporary
+        # mkdtemp makes folders that only their owner may read.
+        temporary.chmod(0o777 & ~_umask())
+        os.replace(temporary, out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,281 @@
+"""Questions about images, read from the forms in which they are published."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amad.data.paths import check_present, fill_template, inside
+from amad.errors import DataError
+from amad.metrics.documents import field, read_json, read_rows
+from amad.metrics.vqa_answers import soft_scores
+
+OFFICIAL_IMAGE_NAME = "COCO_{split}2014_{image_id:012d}.jpg"
+N_ANNOTATORS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class VqaExample:
+    """A question about an image.
+
+    Attributes:
+        question_id: Unique within its set.
+        image_id: Equal for questions about the same image.
+        question: As written in the file.
+        answers: What the ten annotators said, raw; None without annotations, and where only scores are
+            published.
+        scores: Soft score of each distinct normalised answer, the answer of most
+            annotators first where counted here; empty if there is none.
+        image: The file; None if the set was read without images.
+        question_type: First words of the question as the set classifies them; None where not published.
+        answer_type: ``yes/no``, ``number`` or ``other``; None where not published.
+    """
+
+    question_id: int | str
+    image_id: int | str
+    question: str
+    answers: tuple[str, ...] | None
+    scores: Mapping[str, float]
+    image: Path | None
+    question_type: str | None = None
+    answer_type: str | None = None
+
+    @property
+    def best_answer(self) -> tuple[str, float]:
+        """The answer with the highest soft score, and the score; the empty answer with 0 if there is none."""
+        return max(self.scores.items(), key=lambda item: item[1], default=("", 0.0))
+
+
+def read_vqa_v2(
+    questions: Path,
+    annotations: Path | None = None,
+    images: Path | None = None,
+    image_name: str | None = None,
+    split: str | None = None,
+) -> list[VqaExample]:
+    """The official VQA v2 form, plain or .gz, in the order of the questions file.
+
+    Args:
+        questions: The file with ``questions``.
+        annotations: The file with ``annotations``; without it examples have no answers.
+        images: Folder of images; without it examples have none.
+        image_name: File name of an image, from ``{image_id}`` and ``{split}``; the official
+            ``COCO_{split}2014_{image_id:012d}.jpg`` when absent.
+        split: What ``{split}`` is; read off ``data_subtype`` of the questions file ("train2014") when absent.
+
+    Raises:
+        DataError: if a file is missing, truncated or malformed; a question id occurs twice; a question has no
+            annotation or an annotation no question; they differ in the image; there are not ten answers; an
+            image is missing, or its name leaves the folder.
+    """
+    rows = read_rows(questions, "questions")
+    _refuse_duplicates(questions, (_question_id(row, questions, i) for i, row in enumerate(rows)))
+    answered = _annotations(annotations, questions, rows) if annotations is not None else {}
+    template = image_name or OFFICIAL_IMAGE_NAME
+    if images is not None and split is None and "{split" in template:
+        split = _split(questions)
+
+    paths: dict[int | str, Path] = {}
+    examples = []
+    for row in rows:
+        question_id = row["question_id"]
+        where = f"{questions}, question {question_id}"
+        image_id = field(row, "image_id", (int, str), where)
+        if images is not None and image_id not in paths:
+            paths[image_id] = inside(
+                images, fill_template(template, where, image_id=image_id, split=split), where
+            )
+        annotation = answered.get(question_id)
+        answers = (
+            _answers(annotation, f"{annotations}, question {question_id}") if annotation is not None else None
+        )
+        examples.append(
+            VqaExample(
+                question_id=question_id,
+                image_id=image_id,
+                question=field(row, "question", str, where),
+                answers=answers,
+                scores=soft_scores(answers or ()),
+                image=paths.get(image_id),
+                question_type=annotation.get("question_type") if annotation is not None else None,
+                answer_type=annotation.get("answer_type") if annotation is not None else None,
+            )
+        )
+    _check_images(examples, questions)
+    return examples
+
+
+def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_id}.jpg") -> list[VqaExample]:
+    """VL-T5's form: one list with ``img_id``, ``sent`` and ``label``, the soft score of each answer.
+
+    ``label`` is used as it stands. It may be missing or empty: such examples have no scores. Raw ``answers``
+    are read where they are given.
+
+    Raises:
+        DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
+    """
+    rows = read_rows(path)
+    _refuse_duplicates(path, (_question_id(row, path, i) for i, row in enumerate(rows)))
+    examples = []
+    for row in rows:
+        where = f"{path}, question {row['question_id']}"
+        image_id = field(row, "img_id", str, where)
+        label = field(row, "label", dict, where) if "label" in row else {}
+        for answer in label:
+            score = field(label, answer, (int, float), f"{where}, label")
+            if not 0 <= score <= 1:
+                raise DataError(
+                    f"{where}: a soft score must be from 0 to 1 but that of {answer!r} is {score}."
+                )
+        raw = row.get("answers")
+        name = fill_template(image_name, where, image_id=image_id)
+        examples.append(
+            VqaExample(
+                question_id=row["question_id"],
+                image_id=image_id,
+                question=field(row, "sent", str, where),
+                answers=_answers(row, where)
+                if raw and isinstance(raw, list) and isinstance(raw[0], dict)
+                else _strings(raw, where)
+                if raw
+                else None,
+                scores={answer: float(score) for answer, score in label.items()},
+                image=inside(images, name, where) if images is not None else None,
+                question_type=row.get("question_type"),
+                answer_type=row.get("answer_type"),
+            )
+        )
+    _check_images(examples, path)
+    return examples
+
+
+def read_blip(path: Path, images: Path | None = None) -> list[VqaExample]:
+    """BLIP's form: one list with ``image`` (a path below ``images``), ``question`` and ``answer``.
+
+    Ten answers of VQA v2 give soft scores as everywhere; the one answer of a Visual Genome row (``dataset``
+    is ``vg``) is taken as certain, score 1. Test rows have no ``answer``. ``question_id`` may be missing, as
+    in Visual Genome, and is then the position in the list, as text.
+
+    Raises:
+        DataError: as ``read_vqa_v2``.
+    """
+    rows = read_rows(path)
+    ids = [_question_id(row, path, i) if "question_id" in row else f"row {i}" for i, row in enumerate(rows)]
+    # Visual Genome counts its own questions, so ids are unique only within a data set.
+    _refuse_duplicates(path, (f"{row.get('dataset', 'vqa')} {i}" for row, i in zip(rows, ids, strict=True)))
+    examples = []
+    for row, question_id in zip(rows, ids, strict=True):
+        where = f"{path}, question {question_id}"
+        name = field(row, "image", str, where)
+        answers: tuple[str, ...] | None = None
+        scores: Mapping[str, float] = {}
+        if row.get("dataset") == "vg" and isinstance(row.get("answer"), str):
+            answers = (row["answer"],)
+            scores = dict.fromkeys(soft_scores(answers), 1.0)
+        elif row.get("answer") is not None:
+            answers = _ten(_strings(row["answer"], where), where)
+            scores = soft_scores(answers)
+        examples.append(
+            VqaExample(
+                question_id=question_id,
+                image_id=name,
+                question=field(row, "question", str, where),
+                answers=answers,
+                scores=scores,
+                image=inside(images, name, where) if images is not None else None,
+            )
+        )
+    _check_images(examples, path)
+    return examples
+
+
+def _question_id(row: Mapping[str, Any], path: Path, position: int) -> int | str:
+    question_id: int | str = field(row, "question_id", (int, str), f"{path}, item {position}")
+    return question_id
+
+
+def _refuse_duplicates(path: Path, ids: Iterable[int | str]) -> None:
+    twice = [question_id for question_id, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{path}: question ids must be unique but {twice[0]} occurs more than once ({len(twice)} such "
+            "ids). "
+            "Remove the repeated items."
+        )
+
+
+def _annotations(
+    path: Path, questions: Path, rows: list[Mapping[str, Any]]
+) -> dict[int | str, Mapping[str, Any]]:
+    """Annotations by question id, matched with the questions one to one."""
+    annotations = read_rows(path, "annotations")
+    _refuse_duplicates(path, (_question_id(row, path, i) for i, row in enumerate(annotations)))
+    by_id = {row["question_id"]: row for row in annotations}
+    asked = {row["question_id"]: row for row in rows}
+    unanswered = [question_id for question_id in asked if question_id not in by_id]
+    if unanswered:
+        raise DataError(
+            f"{path}: every question needs an annotation but question {unanswered[0]} of {questions} has "
+            "none "
+            f"({len(unanswered)} in all). Check that both files are of the same split."
+        )
+    unasked = [question_id for question_id in by_id if question_id not in asked]
+    if unasked:
+        raise DataError(
+            f"{path}: annotation {unasked[0]} has no question in {questions} ({len(unasked)} in all). "
+            "Check that both files are of the same split."
+        )
+    for question_id, row in by_id.items():
+        image_id = asked[question_id].get("image_id")
+        if "image_id" in row and row["image_id"] != image_id:
+            raise DataError(
+                f"{path}, question {question_id}: belongs to image {row['image_id']} here and to image "
+                f"{image_id} "
+                f"in {questions}. Check that both files are of the same split."
+            )
+    return by_id
+
+
+def _answers(annotation: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    rows = field(annotation, "answers", list, where)
+    if not all(isinstance(row, dict) and isinstance(row.get("answer"), str) for row in rows):
+        raise DataError(
+            f"{where}: each of 'answers' must be an object with a string 'answer'. Mend the file."
+        )
+    return _ten(tuple(row["answer"] for row in rows), where)
+
+
+def _strings(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(answer, str) for answer in value):
+        raise DataError(f"{where}: the answers must be a list of strings. Mend the file.")
+    return tuple(value)
+
+
+def _ten(answers: tuple[str, ...], where: str) -> tuple[str, ...]:
+    if len(answers) != N_ANNOTATORS:
+        raise DataError(
+            f"{where}: a question needs {N_ANNOTATORS} answers but has {len(answers)}. "
+            "Give one answer per annotator; repeat a single ground truth ten times."
+        )
+    return answers
+
+
+def _split(questions: Path) -> str:
+    subtype = read_json(questions).get("data_subtype")
+    for split in ("train", "val", "test"):
+        if isinstance(subtype, str) and subtype.startswith(split):
+            return split
+    raise DataError(
+        f"{questions}: the file name template has {{split}} and data_subtype is {subtype!r}, which names no "
+        "split. "
+        "Give a template with image_id alone, such as '{image_id}.png'."
+    )
+
+
+def _check_images(examples: list[VqaExample], source: Path) -> None:
+    check_present(
+        (example.image, f"{source}, question {example.question_id}")
+        for example in examples
+        if example.image is not None
+    )
