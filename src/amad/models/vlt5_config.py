@@ -15,9 +15,10 @@ BOX_AREAS = ("published", "exact")
 class VLT5Config(T5Config):  # type: ignore[misc]
     """A T5 configuration with a visual embedding (Cho et al. 2021, arXiv:2102.02779, section 3.1).
 
-    Every attribute of ``T5Config`` keeps its meaning. The published models have a vocabulary of 32,200: 32,000
-    pieces, 100 ``<extra_id>`` and 100 ``<vis_extra_id>``. Rows of the vocabulary, counted from the last one,
-    also embed the order of the visual tokens: reserve as many, or set ``use_vis_order_embedding`` to false.
+    Every attribute of ``T5Config`` keeps its meaning. The published models have a vocabulary of 32,200:
+    32,000 pieces, 100 ``<extra_id>`` and 100 ``<vis_extra_id>``. Rows of the vocabulary, counted from the
+    last one, also embed the order of the visual tokens: reserve as many, or set ``use_vis_order_embedding``
+    to false.
 
     Attributes:
         visual_source: ``regions``: features and boxes of an object detector, as published. ``patches``: the
@@ -29,9 +30,10 @@ class VLT5Config(T5Config):  # type: ignore[misc]
         n_images: Rows of the image order embedding. A single image has order 0.
         use_vis_order_embedding: Add the embeddings of the image's and of the visual token's order.
         use_vis_layer_norm: Normalise the visual embedding at all.
-        individual_vis_layer_norm: Normalise feature and box each on its own; otherwise the sum with the orders.
-        box_area: The fifth number of a box (x1, y1, x2, y2). ``published``: (y2-x2)(y1-x1), which the authors'
-            code computes and their checkpoints have learned. ``exact``: the area, (x2-x1)(y2-y1).
+        individual_vis_layer_norm: Normalise feature and box each on its own; otherwise their sum with the
+            orders.
+        box_area: The fifth number of a box (x1, y1, x2, y2). ``published``: (y2-x2)(y1-x1), which the
+            authors' code computes and their checkpoints have learned. ``exact``: the area, (x2-x1)(y2-y1).
         image_size: Height and width of the images, in pixels. Only read with ``patches``.
         patch_size: Height and width of a patch, in pixels. Only read with ``patches``.
         num_channels: Channels of the images. Only read with ``patches``.
@@ -120,7 +122,8 @@ class VLT5Config(T5Config):  # type: ignore[misc]
         if grid is not None and self.use_vis_order_embedding and grid[0] * grid[1] > self.vocab_size:
             raise RecipeError(
                 f"The order of {grid[0]} x {grid[1]} visual tokens is embedded with rows of the vocabulary, "
-                f"which has only {self.vocab_size}. Use larger patches, or set use_vis_order_embedding to false."
+                f"which has only {self.vocab_size}. Use larger patches, or set use_vis_order_embedding to "
+                "false."
             )
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "VLT5Config":

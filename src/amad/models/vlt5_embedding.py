@@ -18,9 +18,9 @@ class VisualEmbedding(nn.Module):
 
         norm(W_f feature + b_f) + norm(W_b [box, area] + b_b) + image order + token order
 
-    Cho et al. 2021 (arXiv:2102.02779), section 3.1, and the authors' code where the paper is silent. The order
-    of visual token i is embedded with row (vocabulary - 1 - i) of the token embedding, which is the model's own
-    and not a copy. Which norms there are follows from the configuration.
+    Cho et al. 2021 (arXiv:2102.02779), section 3.1, and the authors' code where the paper is silent. The
+    order of visual token i is embedded with row (vocabulary - 1 - i) of the token embedding, which is the
+    model's own and not a copy. Which norms there are follows from the configuration.
     """
 
     def __init__(self, config: VLT5Config) -> None:
@@ -63,8 +63,8 @@ class VisualEmbedding(nn.Module):
 def box_area(boxes: Float[Tensor, "batch visual 4"], exact: bool) -> Float[Tensor, "batch visual 1"]:
     """The fifth number of boxes (x1, y1, x2, y2).
 
-    Exact: the area, (x2-x1)(y2-y1). Otherwise (y2-x2)(y1-x1), what the authors' code computes because it reads
-    the same boxes as (x1, x2, y1, y2); their checkpoints depend on it.
+    Exact: the area, (x2-x1)(y2-y1). Otherwise (y2-x2)(y1-x1), what the authors' code computes because it
+    reads the same boxes as (x1, x2, y1, y2); their checkpoints depend on it.
     """
     if exact:
         return (boxes[..., 2:3] - boxes[..., 0:1]) * (boxes[..., 3:4] - boxes[..., 1:2])
@@ -85,7 +85,9 @@ def grid_boxes(rows: int, columns: int, device: torch.device) -> Float[Tensor, "
 def image_patches(
     pixels: Float[Tensor, "batch channel height width"], config: VLT5Config
 ) -> tuple[Float[Tensor, "batch visual feature"], tuple[int, int]]:
-    """The pixels of each patch as one feature, channel by channel, patches row by row; and their rows and columns.
+    """The pixels of each patch as one feature, channel by channel; and the patches' rows and columns.
+
+    Patches lie row by row.
 
     Raises:
         ShapeError: if the images have not the size or the channels of the configuration.
@@ -112,8 +114,8 @@ def build_vision_model(vision: Any) -> nn.Module:
         model_class = MODEL_MAPPING[type(vision)]
     except KeyError as error:
         raise RecipeError(
-            f"transformers has no bare model for a {type(vision).__name__}. Give the configuration of a vision "
-            "model, for instance a ViTConfig."
+            f"transformers has no bare model for a {type(vision).__name__}. Give the configuration of a "
+            "vision model, for instance a ViTConfig."
         ) from error
     # A pooler would hold parameters that never get a gradient, which stops distributed training.
     accepts = inspect.signature(model_class.__init__).parameters
@@ -138,8 +140,9 @@ def patch_states(
     if states.ndim != 3 or grid is None or states.shape[1] < grid[0] * grid[1]:
         expected = "a grid that its configuration names" if grid is None else f"{grid[0]} x {grid[1]} patches"
         raise ShapeError(
-            f"The vision model's last states must be {expected}, or a map (batch, feature, rows, columns), but "
-            f"are {tuple(states.shape)}. Check image_size and patch_size of vision_config, or pick another model."
+            f"The vision model's last states must be {expected}, or a map (batch, feature, rows, columns), "
+            f"but are {tuple(states.shape)}. Check image_size and patch_size of vision_config, or pick "
+            "another model."
         )
     return states[:, states.shape[1] - grid[0] * grid[1] :], grid
 
