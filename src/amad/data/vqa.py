@@ -46,8 +46,8 @@ def holdout_by_image(
     if len(images) < 2:
         raise DataError(f"holding images out needs two images or more and there are {len(images)}.")
     n_held = min(max(1, round(share * len(images))), len(images) - 1)
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(images))
-    held = {images[int(position)] for position in order[:n_held]}
+    order = sorted(range(len(images)), key=lambda position: uniform(seed, position))
+    held = {images[position] for position in order[:n_held]}
     return (
         [example for example in examples if example.image_id not in held],
         [example for example in examples if example.image_id in held],

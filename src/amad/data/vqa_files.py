@@ -1,15 +1,23 @@
 """Questions about images, read from the forms in which they are published."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amad.data.paths import check_present, fill_template, inside
 from amad.errors import DataError
-from amad.metrics.documents import field, read_json, read_rows
-from amad.metrics.vqa_answers import soft_scores
+from amad.metrics.documents import (
+    field,
+    index_by,
+    read_json,
+    read_rows,
+    refuse_duplicates,
+    refuse_unmatched,
+    rows_of,
+)
+from amad.metrics.vqa import answer_accuracy
+from amad.metrics.vqa_answers import normalise_answer, soft_scores
 
 OFFICIAL_IMAGE_NAME = "COCO_{split}2014_{image_id:012d}.jpg"
 N_ANNOTATORS = 10
@@ -46,6 +54,12 @@ class VqaExample:
         """The answer with the highest soft score, and the score; the empty answer with 0 if there is none."""
         return max(self.scores.items(), key=lambda item: item[1], default=("", 0.0))
 
+    def accuracy(self, prediction: str) -> float:
+        """VQA accuracy of a prediction, from 0 to 1: official with ten answers, else its soft score."""
+        if self.answers is not None and len(self.answers) == N_ANNOTATORS:
+            return answer_accuracy(self.answers, prediction)
+        return self.scores.get(normalise_answer(prediction), 0.0)
+
 
 def read_vqa_v2(
     questions: Path,
@@ -69,17 +83,16 @@ def read_vqa_v2(
             annotation or an annotation no question; they differ in the image; there are not ten answers; an
             image is missing, or its name leaves the folder.
     """
-    rows = read_rows(questions, "questions")
-    _refuse_duplicates(questions, (_question_id(row, questions, i) for i, row in enumerate(rows)))
-    answered = _annotations(annotations, questions, rows) if annotations is not None else {}
+    document = read_json(questions)
+    asked = index_by(rows_of(document, questions, "questions"), "question_id", questions)
+    answered = _annotations(annotations, questions, asked) if annotations is not None else {}
     template = image_name or OFFICIAL_IMAGE_NAME
     if images is not None and split is None and "{split" in template:
-        split = _split(questions)
+        split = _split(document.get("data_subtype"), questions)
 
     paths: dict[int | str, Path] = {}
     examples = []
-    for row in rows:
-        question_id = row["question_id"]
+    for question_id, row in asked.items():
         where = f"{questions}, question {question_id}"
         image_id = field(row, "image_id", (int, str), where)
         if images is not None and image_id not in paths:
@@ -115,11 +128,9 @@ def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_
     Raises:
         DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
     """
-    rows = read_rows(path)
-    _refuse_duplicates(path, (_question_id(row, path, i) for i, row in enumerate(rows)))
     examples = []
-    for row in rows:
-        where = f"{path}, question {row['question_id']}"
+    for question_id, row in index_by(read_rows(path), "question_id", path).items():
+        where = f"{path}, question {question_id}"
         image_id = field(row, "img_id", str, where)
         label = field(row, "label", dict, where) if "label" in row else {}
         for answer in label:
@@ -132,7 +143,7 @@ def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_
         name = fill_template(image_name, where, image_id=image_id)
         examples.append(
             VqaExample(
-                question_id=row["question_id"],
+                question_id=question_id,
                 image_id=image_id,
                 question=field(row, "sent", str, where),
                 answers=_answers(row, where)
@@ -161,9 +172,13 @@ def read_blip(path: Path, images: Path | None = None) -> list[VqaExample]:
         DataError: as ``read_vqa_v2``.
     """
     rows = read_rows(path)
-    ids = [_question_id(row, path, i) if "question_id" in row else f"row {i}" for i, row in enumerate(rows)]
+    ids: list[int | str] = [
+        field(row, "question_id", (int, str), f"{path}, item {i}") if "question_id" in row else f"row {i}"
+        for i, row in enumerate(rows)
+    ]
     # Visual Genome counts its own questions, so ids are unique only within a data set.
-    _refuse_duplicates(path, (f"{row.get('dataset', 'vqa')} {i}" for row, i in zip(rows, ids, strict=True)))
+    in_sets = (f"{row.get('dataset', 'vqa')} {one}" for row, one in zip(rows, ids, strict=True))
+    refuse_duplicates(in_sets, "question_id", path)
     examples = []
     for row, question_id in zip(rows, ids, strict=True):
         where = f"{path}, question {question_id}"
@@ -190,51 +205,23 @@ def read_blip(path: Path, images: Path | None = None) -> list[VqaExample]:
     return examples
 
 
-def _question_id(row: Mapping[str, Any], path: Path, position: int) -> int | str:
-    question_id: int | str = field(row, "question_id", (int, str), f"{path}, item {position}")
-    return question_id
-
-
-def _refuse_duplicates(path: Path, ids: Iterable[int | str]) -> None:
-    twice = [question_id for question_id, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"{path}: question ids must be unique but {twice[0]} occurs more than once ({len(twice)} such "
-            "ids). "
-            "Remove the repeated items."
-        )
-
-
 def _annotations(
-    path: Path, questions: Path, rows: list[Mapping[str, Any]]
+    path: Path, questions: Path, asked: Mapping[int | str, Mapping[str, Any]]
 ) -> dict[int | str, Mapping[str, Any]]:
     """Annotations by question id, matched with the questions one to one."""
-    annotations = read_rows(path, "annotations")
-    _refuse_duplicates(path, (_question_id(row, path, i) for i, row in enumerate(annotations)))
-    by_id = {row["question_id"]: row for row in annotations}
-    asked = {row["question_id"]: row for row in rows}
-    unanswered = [question_id for question_id in asked if question_id not in by_id]
-    if unanswered:
-        raise DataError(
-            f"{path}: every question needs an annotation but question {unanswered[0]} of {questions} has "
-            "none "
-            f"({len(unanswered)} in all). Check that both files are of the same split."
-        )
-    unasked = [question_id for question_id in by_id if question_id not in asked]
-    if unasked:
-        raise DataError(
-            f"{path}: annotation {unasked[0]} has no question in {questions} ({len(unasked)} in all). "
-            "Check that both files are of the same split."
-        )
-    for question_id, row in by_id.items():
+    answered = index_by(read_rows(path, "annotations"), "question_id", path)
+    refuse_unmatched(
+        asked, answered, lambda one: f"{path}: has no annotation of question {one} in {questions}"
+    )
+    refuse_unmatched(answered, asked, lambda one: f"{path}: annotation {one} has no question in {questions}")
+    for question_id, row in answered.items():
         image_id = asked[question_id].get("image_id")
         if "image_id" in row and row["image_id"] != image_id:
             raise DataError(
                 f"{path}, question {question_id}: belongs to image {row['image_id']} here and to image "
-                f"{image_id} "
-                f"in {questions}. Check that both files are of the same split."
+                f"{image_id} in {questions}. Check that both files are of the same split."
             )
-    return by_id
+    return answered
 
 
 def _answers(annotation: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -261,15 +248,14 @@ def _ten(answers: tuple[str, ...], where: str) -> tuple[str, ...]:
     return answers
 
 
-def _split(questions: Path) -> str:
-    subtype = read_json(questions).get("data_subtype")
-    for split in ("train", "val", "test"):
+def _split(subtype: Any, questions: Path) -> str:
+    for split in ("train", "val"):
         if isinstance(subtype, str) and subtype.startswith(split):
             return split
     raise DataError(
-        f"{questions}: the file name template has {{split}} and data_subtype is {subtype!r}, which names no "
-        "split. "
-        "Give a template with image_id alone, such as '{image_id}.png'."
+        f"{questions}: the file name template has {{split}} and data_subtype is {subtype!r}, which is "
+        "neither "
+        "train nor val. Give a template with image_id alone, such as '{image_id}.png'."
     )
 
 

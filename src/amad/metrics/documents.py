@@ -3,7 +3,8 @@
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def read_rows(path: Path, key: str | None = None) -> list[Mapping[str, Any]]:
     Raises:
         DataError: as ``read_json``, and if the document has another form.
     """
-    document = read_json(path)
+    return rows_of(read_json(path), path, key)
+
+
+def rows_of(document: Any, path: Path, key: str | None = None) -> list[Mapping[str, Any]]:
+    """``read_rows`` of a document that was read from ``path`` already."""
     if key is not None:
         if not isinstance(document, dict) or key not in document:
             found = (
@@ -85,6 +90,52 @@ def field(row: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], whe
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise DataError(f"{where}: {name!r} must be a {expected} but is a {_kind(value)}. Mend the file.")
     return value
+
+
+def index_by(rows: list[Mapping[str, Any]], key: str, source: Path) -> dict[int | str, Mapping[str, Any]]:
+    """The rows of ``source`` by their id, in their order.
+
+    Raises:
+        DataError: if a row has no such id, or two rows have the same.
+    """
+    indexed = {field(row, key, (int, str), f"{source}, item {i}"): row for i, row in enumerate(rows)}
+    if len(indexed) < len(rows):
+        refuse_duplicates((row[key] for row in rows), key, source)
+    return indexed
+
+
+def refuse_duplicates(ids: Iterable[int | str], key: str, source: Path) -> None:
+    """Every id occurs once.
+
+    Raises:
+        DataError: naming the first that does not, and how many do not.
+    """
+    repeated = [one for one, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{source}: every {key} must be unique but {repeated[0]} occurs more than once "
+            f"({len(repeated)} such). Remove the repeated items."
+        )
+
+
+def refuse_unmatched(
+    ids: Iterable[int | str], known: Container[int | str], message: Callable[[int | str], str]
+) -> None:
+    """Every id is known.
+
+    Args:
+        ids: What is checked.
+        known: What there is.
+        message: Says of the first unknown id what is wrong.
+
+    Raises:
+        DataError: with the message, how many are unknown, and where to look.
+    """
+    unknown = [one for one in ids if one not in known]
+    if unknown:
+        raise DataError(
+            f"{message(unknown[0])} ({len(unknown)} such). Check that the files belong to the same split."
+        )
 
 
 _NAMES: dict[type, str] = {str: "string", int: "whole number", float: "number", list: "list", dict: "object"}
