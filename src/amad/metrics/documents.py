@@ -57,7 +57,7 @@ def rows_of(document: Any, path: Path, key: str | None = None) -> list[Mapping[s
     if key is not None:
         if not isinstance(document, dict) or key not in document:
             found = (
-                f"an object with {sorted(document)}" if isinstance(document, dict) else f"a {_kind(document)}"
+                f"an object with {sorted(document)}" if isinstance(document, dict) else _kind(document)
             )
             raise DataError(
                 f"{path}: must be a JSON object with a list {key!r} but is {found}. "
@@ -65,13 +65,11 @@ def rows_of(document: Any, path: Path, key: str | None = None) -> list[Mapping[s
             )
         document = document[key]
     if not isinstance(document, list):
-        raise DataError(
-            f"{path}: must hold a list of objects but holds a {_kind(document)}. Check the format."
-        )
+        raise DataError(f"{path}: must hold a list of objects but holds {_kind(document)}. Check the format.")
     for position, row in enumerate(document):
         if not isinstance(row, dict):
             raise DataError(
-                f"{path}: item {position} must be an object but is a {_kind(row)}. Check the format."
+                f"{path}: item {position} must be an object but is {_kind(row)}. Check the format."
             )
     return document
 
@@ -83,12 +81,12 @@ def field(row: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], whe
         DataError: naming ``where``, the key, and what stands there instead.
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-    expected = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
+    expected = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in kinds)
     if name not in row:
-        raise DataError(f"{where}: has no {name!r}, which must be a {expected}. It has {sorted(row)}.")
+        raise DataError(f"{where}: has no {name!r}, which must be {expected}. It has {sorted(row)}.")
     value = row[name]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise DataError(f"{where}: {name!r} must be a {expected} but is a {_kind(value)}. Mend the file.")
+        raise DataError(f"{where}: {name!r} must be {expected} but is {_kind(value)}. Mend the file.")
     return value
 
 
@@ -138,8 +136,15 @@ def refuse_unmatched(
         )
 
 
-_NAMES: dict[type, str] = {str: "string", int: "whole number", float: "number", list: "list", dict: "object"}
+_NAMES: dict[type, str] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+}
 
 
 def _kind(value: Any) -> str:
-    return "null" if value is None else _NAMES.get(type(value), type(value).__name__)
+    return "null" if value is None else _NAMES.get(type(value), f"a {type(value).__name__}")
