@@ -95,7 +95,9 @@ class ImageTransform:
                 for image in images
             ]
             return self._normalise(torch.from_numpy(np.stack(arrays)))
-        outputs = [torch.as_tensor(pixels) for pixels in self.processor(list(images))["pixel_values"]]
+        # As pictures, because of a small array the processor cannot tell which axis holds the channels.
+        pictures = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
+        outputs = [torch.as_tensor(pixels) for pixels in self.processor(pictures)["pixel_values"]]
         sizes = sorted({tuple(pixels.shape) for pixels in outputs})
         if len(sizes) > 1:
             raise DataError(

@@ -37,10 +37,12 @@ def fill_template(template: str, where: str, **values: Any) -> str:
         DataError: if the template asks for another name, or a value does not fit its format.
     """
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
         raise DataError(f"{where}: the file name template {template!r} is malformed ({error}).") from None
-    unknown = sorted(names - set(values))
+    # A format inside a format could reach into the values.
+    names = {name if "{" not in (spec or "") else f"{name}:{spec}" for _, name, spec, _ in fields}
+    unknown = sorted(str(name) for name in names if name not in values)
     if unknown:
         raise DataError(
             f"{where}: the file name template {template!r} asks for {unknown} but may only use "

@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amad.data.paths import check_present, fill_template, inside, new_folder
+from amad.errors import DataError
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.png",
+        "a/../../b.png",
+        "/etc/passwd",
+        "..",
+        "",
+        "a\\..\\..\\b.png",
+        "C:\\a.png",
+        "C:a.png",
+        "\\a",
+        "a\0b",
+    ],
+)
+def test_a_name_that_leaves_the_folder_is_refused(name):
+    with pytest.raises(DataError, match=r"question 7: the file name .* leaves the data folder data"):
+        inside(Path("data"), name, "question 7")
+
+
+@given(st.text(max_size=30))
+def test_what_is_let_through_lies_below_the_folder(name):
+    folder = Path("/data/images")
+    try:
+        path = inside(folder, name, "row")
+    except DataError:
+        return
+    assert folder in (path.resolve(), *path.resolve().parents)
+
+
+def test_ordinary_names_pass():
+    assert inside(Path("data"), "train2014/a..b.jpg", "row") == Path("data/train2014/a..b.jpg")
+
+
+def test_the_official_template_is_filled():
+    name = fill_template("COCO_{split}2014_{image_id:012d}.jpg", "q", split="val", image_id=42)
+    assert name == "COCO_val2014_000000000042.jpg"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{image}.png", r"asks for \['image'\]"),
+        ("{image_id.__class__}.png", r"asks for \['image_id.__class__'\]"),
+        ("{image_id[0]}.png", "asks for"),
+        ("{}.png", "asks for"),
+        ("{image_id", "malformed"),
+        ("{image_id:012d}.png", "do not fit"),
+        ("{image_id:{image_id.__class__}}", r"asks for \['image_id:"),
+    ],
+)
+def test_another_template_is_refused(template, message):
+    with pytest.raises(DataError, match=message):
+        fill_template(template, "question 1", image_id="a")
+
+
+def test_files_that_are_missing_are_counted_and_the_first_is_named(tmp_path):
+    (tmp_path / "a").write_text("")
+    check_present([(tmp_path / "a", "row 1")])
+    wanted = [(tmp_path / name, f"row {i}") for i, name in enumerate("abcb")]
+    with pytest.raises(DataError, match=r"b: no such image, needed by row 1 \(2 missing in all\)"):
+        check_present(wanted)
+    with pytest.raises(DataError, match="none: the folder of images cannot be read"):
+        check_present([(tmp_path / "none" / "a", "row 1")])
+
+
+def test_a_new_folder_appears_whole(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with new_folder(out) as folder:
+        (folder / "a").write_text("1")
+        assert not out.exists()
+    assert (out / "a").read_text() == "1"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    assert out.stat().st_mode == reference.stat().st_mode
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_after_a_failure_nothing_is_left(tmp_path, failure):
+    def write():
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "a").write_text("1")
+            raise failure
+
+    with pytest.raises(failure):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_never_touched(tmp_path):
+    full, file, link = tmp_path / "full", tmp_path / "file", tmp_path / "link"
+    full.mkdir()
+    (full / "mine").write_text("1")
+    file.write_text("2")
+    link.symlink_to(tmp_path / "empty")
+    for out in (full, file, link):
+        with pytest.raises(DataError, match="is there already and not empty"), new_folder(out):
+            pass
+    assert (full / "mine").read_text() == "1"
+    assert file.read_text() == "2"
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+    assert (tmp_path / "out" / "a").is_file()
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be made"), new_folder(tmp_path / "file" / "out"):
+        pass
