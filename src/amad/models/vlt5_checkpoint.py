@@ -61,7 +61,8 @@ def load_original_state_dict(
 
     Raises:
         CheckpointError: if the file is missing, broken, or a pickle that was not allowed; if names are
-            missing or left over; if a weight has another shape; if a copy of the shared embedding differs from it.
+            missing or left over; if a weight has another shape; if a copy of the shared embedding differs
+            from it.
     """
     if isinstance(model, VLT5Config):
         model = VLT5ForConditionalGeneration(model)
@@ -141,7 +142,7 @@ def _our_name(name: str) -> str:
 
 
 def _without_copies(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The state without the copies of the shared embedding, which must equal it, and without unread weights."""
+    """The state without unread weights and without copies of the shared embedding, which must equal it."""
     shared = state.get(_SHARED)
     for copy in _COPIES:
         if copy not in state:
