@@ -11,7 +11,7 @@ from amad.capture.record import AttentionRecord
 from amad.capture.sites import Site
 
 Calls = list[Any]
-"""What one site did, one entry per call, in the back-end's own form: references to tensors, nothing computed."""
+"""What one site did, one entry per call, in the back-end's own form: references, nothing computed."""
 
 
 class Evidence(NamedTuple):
@@ -27,8 +27,8 @@ class Backend(Protocol):
     def attach(self, site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable[[], None]:
         """Append to ``calls`` whenever the site runs, until the function that is returned is called.
 
-        A recomputation by gradient checkpointing is not a call. With evidence, what :meth:`evidence` needs is kept
-        too.
+        A recomputation by gradient checkpointing is not a call. With evidence, what :meth:`evidence` needs is
+        kept too.
         """
 
     def read(self, site: Site, call: Any) -> AttentionRecord:

@@ -32,8 +32,9 @@ def self_check(
 ) -> dict[SiteKey, float | None]:
     """Compare recomputed probabilities times values with the attention output that the model really produced.
 
-    The model runs once on ``batch``, in evaluation mode, under the attention implementation that it has; every
-    module's mode is then what it was. Rows with no visible key are skipped, because kernels differ there.
+    The model runs once on ``batch``, in evaluation mode, under the attention implementation that it has;
+    every module's mode is then what it was. Rows with no visible key are skipped, because kernels differ
+    there.
 
     Args:
         model: The model.
@@ -42,12 +43,13 @@ def self_check(
         tolerance: Largest difference that passes, relative to the site's largest output; by dtype when None.
 
     Returns:
-        For each site the largest difference, relative to the largest output. None, with a warning that names it, for
-        a site that shows nothing to compare with: one that the batch does not reach, or a module that takes its own
-        softmax and then no plain matrix product.
+        For each site the largest difference, relative to the largest output. None, with a warning that names
+        it, for a site that shows nothing to compare with: one that the batch does not reach, or a module that
+        takes its own softmax and then no plain matrix product.
 
     Raises:
-        CaptureError: at the first site whose record is wrong; it names the site, the difference and the tolerance.
+        CaptureError: at the first site whose record is wrong; it names the site, the difference and the
+            tolerance.
     """
     sites = list(sites)
     differences: dict[SiteKey, float | None] = {}
@@ -121,7 +123,7 @@ def _checked(site: Site, record: AttentionRecord, evidence: Evidence, tolerance:
         return difference
     # A comparison with NaN is false, so it ends here too.
     raise CaptureError(
-        f"{site.key} ({site.name}): the recorded attention is not what the model computed. The outputs differ by "
-        f"{difference:.2g} of the largest, more than the tolerance {tolerance:.2g}. Leave this site out of the "
-        "pairing, or run the model with attn_implementation='eager'."
+        f"{site.key} ({site.name}): the recorded attention is not what the model computed. Its output is off "
+        f"by {difference:.2g} of the largest, more than the tolerance {tolerance:.2g}. Leave this site out "
+        "of the pairing, or run the model with attn_implementation='eager'."
     )

@@ -1,7 +1,8 @@
-"""Eager attention classes whose scores are query times key, plus a mask, plus a bias: how to read each of them.
+"""Eager attention classes whose scores are query times key, plus mask, plus bias: how to read each of them.
 
-That holds only where nothing else (rotation, normalisation, disentangled terms) lies between projection and score, so
-a class is listed here after its code was read, and a test compares its map with the one that it returns.
+That holds only where nothing else (rotation, normalisation, disentangled terms) lies between projection and
+score, so a class is listed here after its code was read, and a test compares its map with the one that it
+returns.
 """
 
 import math
@@ -85,6 +86,6 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(cls: type[nn.Module]) -> Family | None:
+def family_of(cls: type) -> Family | None:
     """How to read this class, found by its name or that of a base; None if it is not listed."""
     return next((FAMILIES[base.__name__] for base in cls.__mro__ if base.__name__ in FAMILIES), None)

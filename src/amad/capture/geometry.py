@@ -31,7 +31,8 @@ class Geometry(NamedTuple):
 def read_geometry(module: nn.Module) -> Geometry | None:
     """Geometry from attributes, else from the shapes of projections, else from the module's configuration.
 
-    None if none of them tells. What a forward pass shows may differ; :func:`amad.capture.sites.confirm_sites` asks it.
+    None if none of them tells. What a forward pass shows may differ; :func:`amad.capture.check.confirm_sites`
+    asks it.
     """
     config = getattr(module, "config", None)
     query, key, fused = (_out_features(module, names) for names in (_QUERY, _KEY, _FUSED))

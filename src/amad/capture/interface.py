@@ -1,11 +1,12 @@
 """Back-end ``interface``: modules that dispatch through the attention interface of transformers.
 
-The functions registered there are registered again under the same keys, inside a wrapper that passes everything
-through. A new key would not do: masks are built by key, kernels are looked up by it, and some models compare it with
-"sdpa". The eager function is not registered but handed to ``get_interface`` as a default, so that is wrapped as well.
+The functions registered there are registered again under the same keys, inside a wrapper that passes
+everything through. A new key would not do: masks are built by key, kernels are looked up by it, and some
+models compare it with "sdpa". The eager function is not registered but handed to ``get_interface`` as a
+default, so that is wrapped as well.
 
-The wrapper keeps references and computes nothing: an operation there that saves tensors for the backward pass would
-break gradient checkpointing, which counts them.
+The wrapper keeps references and computes nothing: an operation there that saves tensors for the backward pass
+would break gradient checkpointing, which counts them.
 """
 
 import functools
@@ -66,7 +67,7 @@ def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable
 
 
 def install() -> None:
-    """Wrap the registered attention functions; modules without a sink pass through. Calling it again is harmless."""
+    """Wrap the registered attention functions, once. Modules without a sink pass through."""
     for implementation, function in list(AttentionInterface._global_mapping.items()):
         if not implementation.startswith("paged") and not hasattr(function, _BASE):
             AttentionInterface.register(implementation, _passing_through(function, implementation))
@@ -76,11 +77,13 @@ def install() -> None:
 
 def _passing_through(function: Callable[..., Any], implementation: str) -> Callable[..., Any]:
     # The same names as in transformers, which some models pass by keyword.
-    def attention(module, query, key, value, attention_mask=None, *args, **kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN003
+    def attention(
+        module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         return _call(function, implementation, module, query, key, value, attention_mask, *args, **kwargs)
 
     setattr(attention, _BASE, function)
-    return attention  # type: ignore[no-any-return]
+    return attention
 
 
 def _getting_wrapped(get_interface: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,7 +195,7 @@ def _four_axes(site: Site, mask: Any) -> Tensor:
     ):
         form = f"{mask.dtype} of {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
         raise CaptureError(
-            f"{site.key} ({site.name}): a mask must be bool or float with the axes (batch, head, query, key), but is "
+            f"{site.key} ({site.name}): a mask must be bool or float over (batch, head, query, key), but is "
             f"{form}. Leave this site out, or run the model with attn_implementation='eager'."
         )
     return mask

@@ -1,7 +1,7 @@
-"""Back-end ``multihead``: ``torch.nn.MultiheadAttention``, whose query and key are computed again from its inputs.
+"""Back-end ``multihead``: ``torch.nn.MultiheadAttention``; query and key are computed again from its inputs.
 
-Its fused paths never show them. The projections are linear in the number of tokens, so this costs little; it happens
-when the record is read, which under sharded parameters must be inside the model's forward.
+Its fused paths never show them. The projections are linear in the number of tokens, so this costs little; it
+happens when the record is read, which under sharded parameters must be inside the model's forward.
 """
 
 import inspect
@@ -63,8 +63,8 @@ def _multihead(site: Site) -> nn.MultiheadAttention:
         raise CaptureError(f"{site.key} ({site.name}): {type(module).__name__} is no nn.MultiheadAttention.")
     if module.bias_k is not None or module.add_zero_attn:
         raise CaptureError(
-            f"{site.key} ({site.name}): keys that are not tokens (add_bias_kv, add_zero_attn) cannot be recorded. "
-            "Leave this site out."
+            f"{site.key} ({site.name}): keys that are not tokens (add_bias_kv, add_zero_attn) cannot be "
+            "recorded. Leave this site out."
         )
     return module
 
@@ -85,7 +85,8 @@ def _project(module: nn.MultiheadAttention, call: MultiheadCall, role: str) -> T
         weight = getattr(module, f"{role[0]}_proj_weight")
     bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
     tokens = _batch_first(module, call.arguments[role])
-    return functional.linear(tokens, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+    projected = functional.linear(tokens, weight, bias)
+    return projected.reshape(*tokens.shape[:2], module.num_heads, -1).transpose(1, 2)
 
 
 def _mask(module: nn.MultiheadAttention, call: MultiheadCall, query: Tensor) -> Tensor | None:
@@ -94,10 +95,8 @@ def _mask(module: nn.MultiheadAttention, call: MultiheadCall, query: Tensor) -> 
     padding: Tensor | None = call.arguments.get("key_padding_mask")
     if mask is not None:
         mask = ~mask if mask.dtype == torch.bool else mask
-        if mask.ndim == 3:
-            mask = mask.unflatten(0, (query.shape[0], module.num_heads))
-        else:
-            mask = mask[None, None]
+        mask = mask[None] if mask.ndim == 2 else mask
+        mask = mask.reshape(-1, module.num_heads if len(mask) > 1 else 1, *mask.shape[1:])
     if padding is None:
         return mask
     padding = padding.reshape(query.shape[0], 1, 1, -1)

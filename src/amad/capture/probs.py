@@ -1,8 +1,8 @@
 """Back-end ``probs``: the map that an eager module computes itself, for scores that are not query times key.
 
-While the module runs, calls of softmax and of scaled dot-product attention are watched, and the last one is kept:
-the softmax's own output, or the arguments of the fused function. The softmax holds its output for the backward pass
-in any case, so this costs hardly any memory.
+While the module runs, calls of softmax and of scaled dot-product attention are watched, and the last one is
+kept: the softmax's own output, or the arguments of the fused function. The softmax holds its output for the
+backward pass in any case, so this costs hardly any memory.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -67,7 +67,14 @@ def _fused(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> dict[str, Any]:
-    return dict(query=query, key=key, value=value, mask=attn_mask, is_causal=is_causal, scale=scale)
+    return {
+        "query": query,
+        "key": key,
+        "value": value,
+        "mask": attn_mask,
+        "is_causal": is_causal,
+        "scale": scale,
+    }
 
 
 def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable[[], None]:
@@ -78,13 +85,13 @@ def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable
         watch = None if recomputing() else _Watch(with_evidence)
         watches.append(watch)
         if watch is not None:
-            watch.__enter__()
+            watch.__enter__()  # type: ignore[no-untyped-call]
 
     def finish(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         watch = watches.pop()
         if watch is None:
             return
-        watch.__exit__(None, None, None)
+        watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if watch.last is not None:
             calls.append(watch.last)
 
@@ -107,11 +114,11 @@ def read(site: Site, call: ProbsCall) -> AttentionRecord:
         return _read_fused(site, call.fused)
     probabilities = call.map
     if probabilities.ndim == 3 and probabilities.shape[0] % site.n_heads == 0:
-        probabilities = probabilities.unflatten(0, (-1, site.n_heads))
+        probabilities = probabilities.reshape(-1, site.n_heads, *probabilities.shape[1:])
     if probabilities.ndim != 4 or probabilities.shape[1] != site.n_heads:
         raise CaptureError(
-            f"{site.key} ({site.name}): its softmax gives {tuple(call.map.shape)}, which is no map with the axes "
-            f"(batch, {site.n_heads} heads, query, key). Leave this site out."
+            f"{site.key} ({site.name}): its softmax gives {tuple(call.map.shape)}, which is no map with the "
+            f"axes (batch, {site.n_heads} heads, query, key). Leave this site out."
         )
     n_batch, n_heads, n_queries, n_keys = probabilities.shape
     return AttentionRecord(
@@ -143,7 +150,7 @@ def _read_fused(site: Site, fused: Mapping[str, Any]) -> AttentionRecord:
 
 
 def evidence(site: Site, call: ProbsCall, record: AttentionRecord) -> Evidence | None:
-    """The first factor of the product after the softmax must be the map; fused attention is checked by its output."""
+    """The first factor of the product after the softmax must be the map; fused attention has its output."""
     if call.used is None:
         return None
     if call.map is None:

@@ -1,4 +1,4 @@
-"""Back-end ``projections``: hooks on the query and key projections of the modules in :mod:`amad.capture.families`."""
+"""Back-end ``projections``: hooks on the projections of the modules in :mod:`amad.capture.families`."""
 
 import inspect
 from collections.abc import Callable
@@ -118,6 +118,7 @@ def _heads(site: Site, family: Family, call: ProjectionsCall, role: str) -> Tens
     """One projection's output as (batch, head, token, width)."""
     n_heads, width = getattr(site.module, family.heads), getattr(site.module, family.width)
     if family.fused:
-        thirds = call.projected["qkv"].unflatten(-1, (3, n_heads, width))
-        return thirds[:, :, ("query", "key", "value").index(role)].transpose(1, 2)
-    return call.projected[role].unflatten(-1, (n_heads, width)).transpose(1, 2)
+        projected = call.projected["qkv"].chunk(3, dim=-1)[("query", "key", "value").index(role)]
+    else:
+        projected = call.projected[role]
+    return projected.reshape(*projected.shape[:2], n_heads, width).transpose(1, 2)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,7 +13,7 @@ from amad.axes import SiteKey
 
 
 class TokenLayout(NamedTuple):
-    """How the tokens of one axis lie: ``before`` single tokens, a grid of patches row by row, ``after`` more."""
+    """How the tokens of an axis lie: ``before`` single ones, a grid of patches row by row, ``after`` more."""
 
     before: int
     height: int
@@ -35,8 +35,8 @@ class AttentionRecord:
         softmax_k( cap(scale <query_q, key_k>) + position_bias_qk + mask_qk )    over the visible keys k
 
     with cap(x) = softcap tanh(x / softcap) where a soft cap is set, and with one more exponential per head,
-    exp(sink), in the denominator where sinks are set. Positions are rotated into query and key before they are
-    recorded. Maps are those before dropout.
+    exp(sink), in the denominator where sinks are set. Positions are rotated into query and key before they
+    are recorded. Maps are those before dropout.
 
     Gradients flow through query, key and position bias of a student's record; a teacher's is detached.
 
@@ -111,7 +111,9 @@ class AttentionRecord:
 
     def detach(self) -> "AttentionRecord":
         """The same record with no gradient behind it."""
-        fields = {name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        fields: dict[str, Any] = {
+            name: value.detach() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **fields)
 
     def row_slices(self, n_rows: int) -> Iterator[slice]:
@@ -157,7 +159,7 @@ class AttentionRecord:
             key = self.key.to(dtype)
             group = self.n_heads // self.n_kv_heads
             if group > 1:
-                query = query.unflatten(1, (self.n_kv_heads, group))
+                query = query.reshape(query.shape[0], self.n_kv_heads, group, *query.shape[2:])
                 scores = torch.matmul(query, key.unsqueeze(2).transpose(-1, -2)).flatten(1, 2)
             else:
                 scores = torch.matmul(query, key.transpose(-1, -2))
@@ -179,8 +181,8 @@ class AttentionRecord:
     ) -> Float[Tensor, "batch head row key"]:
         """Attention probabilities of these query rows.
 
-        A row with no visible key is zero, with zero gradient; every other row sums to one, or to less by what a
-        sink takes. Rows of padded queries are computed like any other: see :meth:`keep`.
+        A row with no visible key is zero, with zero gradient; every other row sums to one, or to less by what
+        a sink takes. Rows of padded queries are computed like any other: see :meth:`keep`.
         """
         if self.probabilities is not None:
             return self.probabilities[:, :, rows].to(dtype)

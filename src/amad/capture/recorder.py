@@ -1,6 +1,7 @@
 """Record what chosen sites of a model do in a forward pass."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, cast
@@ -31,8 +32,8 @@ class Recorder:
             output = model(**batch)
             records = recorder.take(batch)
 
-    Entering and leaving is cheap, so each training step does it. Recorders are independent of one another, also on
-    the same model or inside one another. Outside of ``with`` nothing of them is left in the model.
+    Entering and leaving is cheap, so each training step does it. Recorders are independent of one another,
+    also on the same model or inside one another. Outside of ``with`` nothing of them is left in the model.
 
     Args:
         model: The model, wrapped or not; it tells what the tokens on the axes of a map are.
@@ -45,21 +46,24 @@ class Recorder:
         self.detach = detach
         self._tokens = Tokens(model, self.sites) if self.sites else None
         self._calls: dict[SiteKey, Calls] = {site.key: [] for site in self.sites}
-        self._detachers: list[Callable[[], None]] = []
+        self._attached: ExitStack | None = None
 
     def __enter__(self) -> "Recorder":
-        if self._detachers:
+        if self._attached is not None:
             raise CaptureError("this recorder is already recording. Use a second Recorder to nest.")
         self.clear()
-        for site in self.sites:
-            self._detachers.append(BACKENDS[site.backend].attach(site, self._calls[site.key]))
+        with ExitStack() as stack:
+            for site in self.sites:
+                stack.callback(BACKENDS[site.backend].attach(site, self._calls[site.key]))
+            self._attached = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._detachers:
-            self._detachers.pop()()
+        if self._attached is not None:
+            self._attached.close()
+            self._attached = None
         self.clear()
 
     def clear(self) -> None:
@@ -80,8 +84,9 @@ class Recorder:
             require_grad: Refuse records through which no gradient flows; for a student that trains.
 
         Raises:
-            CaptureError: if a site ran more than once or not at all since the last :meth:`take`, if its arguments
-                cannot be read, or if a gradient is required and missing. The message names the site.
+            CaptureError: if a site ran more than once or not at all since the last :meth:`take`, if its
+                arguments cannot be read, or if a gradient is required and missing. The message names the
+                site.
         """
         try:
             records = {
@@ -102,13 +107,13 @@ class Recorder:
             return calls[0]
         if calls:
             raise CaptureError(
-                f"{site.key} ({site.name}) ran {len(calls)} times since records were last taken, and a record holds "
-                "one call. Take the records after each forward pass, do not generate while recording, and leave out "
-                "sites that a model calls once per image or window."
+                f"{site.key} ({site.name}) ran {len(calls)} times since records were last taken, and a "
+                "record holds one call. Take the records after each forward pass, do not generate while recording, "
+                "and leave out modules that are called once per image or window, or shared between layers."
             )
         raise CaptureError(
-            f"{site.key} ({site.name}) did not run in this forward pass, inside the recorder's 'with' block. Leave it "
-            "out of the pairing, or give the model the inputs that reach it."
+            f"{site.key} ({site.name}) did not run in this forward pass, inside the recorder's 'with' block. "
+            "Leave it out of the pairing, or give the model the inputs that reach it."
         )
 
     def _with_tokens(
@@ -126,7 +131,7 @@ class Recorder:
 
 
 def _own(record: AttentionRecord, records: Mapping[SiteKey, AttentionRecord]) -> AttentionRecord | None:
-    """The self-attention over the queries of a record: of the same part, and if possible of the same layer."""
+    """The self-attention over the queries of a record: of its part, and if possible of its layer."""
     part, kind = record.site.stack.rsplit(".", 1)
     if kind == "self":
         return record
@@ -142,10 +147,11 @@ def _check_gradient(site: Site, record: AttentionRecord) -> None:
         return
     if not any(parameter.requires_grad for parameter in site.module.parameters()):
         raise CaptureError(
-            f"{site.key} ({site.name}) gives no gradient: all its parameters are frozen. Unfreeze them, or leave this "
-            "site out of the pairing."
+            f"{site.key} ({site.name}) gives no gradient: all its parameters are frozen. Unfreeze them, or leave "
+            "this site out of the pairing."
         )
     raise CaptureError(
-        f"{site.key} ({site.name}) was recorded without a gradient, as happens under no_grad and under reentrant "
-        "gradient checkpointing. Use gradient_checkpointing_kwargs={'use_reentrant': False}."
+        f"{site.key} ({site.name}) was recorded without a gradient, as happens under no_grad "
+        "and under reentrant checkpointing. "
+        "Use gradient_checkpointing_kwargs={'use_reentrant': False}."
     )

@@ -34,8 +34,9 @@ class Site:
         key: Stack and layer, as in recipes and tables.
         name: Path of the module in the model, without the components that wrappers add.
         module: The attention module.
-        backend: How it is recorded: ``interface`` (it dispatches through the attention interface of transformers),
-            ``projections`` (hooks on its query and key projections), ``multihead`` (torch's own module) or
+        backend: How it is recorded: ``interface`` (it dispatches through the attention interface of
+            transformers), ``projections`` (hooks on its query and key projections), ``multihead`` (torch's
+            own module) or
             ``probs`` (its own softmax is kept).
         n_heads: Query heads.
         n_kv_heads: Key heads; fewer than ``n_heads`` where keys are shared inside a group.
@@ -54,14 +55,14 @@ class Site:
 def find_sites(model: nn.Module) -> list[Site]:
     """Every attention site of a model, stack by stack, layers counted from 0 at the input.
 
-    Nothing is run, so a model on the meta device will do. Sites whose map is not one over tokens (channel attention)
-    are left out; so are those whose head count cannot be read, with a warning that names them.
+    Nothing is run, so a model on the meta device will do. Sites whose map is not one over tokens (channel
+    attention) are left out; so are those whose head count cannot be read, with a warning that names them.
 
     Raises:
         CaptureError: if there is no site at all.
     """
-    places, geometries = [], []
-    for place in _attention(model):
+    places, backends, geometries = [], [], []
+    for place, backend in _attention(model):
         geometry = read_geometry(place.module)
         if geometry is None:
             _logger.warning(
@@ -71,32 +72,32 @@ def find_sites(model: nn.Module) -> list[Site]:
             )
             continue
         places.append(place)
+        backends.append(backend)
         geometries.append(geometry)
     if not places:
         raise CaptureError(
-            f"{type(model).__name__} has no attention that can be recorded. A site is a module that dispatches "
-            "through the attention interface of transformers, an nn.MultiheadAttention, or a module called "
+            f"{type(model).__name__} has no attention that can be recorded. A site is a module that "
+            "dispatches through the attention interface of transformers, an nn.MultiheadAttention, or a module called "
             "...Attention... that takes a softmax. Pick a model with attention over tokens."
         )
     counts: Counter[str] = Counter()
     sites: dict[str, list[Site]] = {}
-    for place, geometry, stack in zip(places, geometries, name_stacks(places), strict=True):
+    stacks = name_stacks(places)
+    for place, backend, geometry, stack in zip(places, backends, geometries, stacks, strict=True):
         key = SiteKey(stack, counts[stack])
         counts[stack] += 1
-        backend = backend_of(place.module)
-        if backend is None:
-            raise CaptureError(f"{place.path} has no back-end.")
         sites.setdefault(stack, []).append(Site(key, place.path, place.module, backend, *geometry))
     return [site for stack in sites.values() for site in stack]
 
 
 def backend_of(module: nn.Module) -> str | None:
     """The back-end that records this module's attention; None if it is no attention module."""
-    return _backend_of_class(type(module))
+    cls: Any = type(module)
+    return _backend_of_class(cls)
 
 
 @functools.cache
-def _backend_of_class(cls: type[nn.Module]) -> str | None:
+def _backend_of_class(cls: type) -> str | None:
     if issubclass(cls, nn.MultiheadAttention):
         return "multihead"
     # PreTrainedModel itself names the interface; a channel map is one over features.
@@ -125,10 +126,11 @@ def _names_in_code(cls: type) -> set[str]:
     return names
 
 
-def _attention(model: nn.Module) -> Iterator[Place]:
+def _attention(model: nn.Module) -> Iterator[tuple[Place, str]]:
     modules = dict(model.named_modules())
     for name, module in modules.items():
-        if backend_of(module) is None:
+        backend = backend_of(module)
+        if backend is None:
             continue
         parts = name.split(".") if name else []
         # A wrapper and what it wraps have the same clean path, and the wrapped module comes last.
@@ -136,7 +138,7 @@ def _attention(model: nn.Module) -> Iterator[Place]:
             clean_name(above): modules[above]
             for above in (".".join(parts[:length]) for length in range(len(parts) + 1))
         }
-        yield Place(clean_name(name), tuple(ancestry.values()))
+        yield Place(clean_name(name), tuple(ancestry.values())), backend
 
 
 def clean_name(name: str) -> str:

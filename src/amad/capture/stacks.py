@@ -1,8 +1,9 @@
 """What the stacks of a model are called: a rule from module paths to names such as ``decoder.cross``.
 
-A path is cut at its first number: ``decoder.block.3.layer.1.EncDecAttention`` lies in the list ``decoder.block``, at
-index 3, under the leaf ``layer.1.EncDecAttention``. All sites of one list belong to one part of the model; the leaf
-and the class say whether a site attends to its own tokens or to those of another part.
+A path is cut at its first number: ``decoder.block.3.layer.1.EncDecAttention`` lies in the list
+``decoder.block``, at index 3, under the leaf ``layer.1.EncDecAttention``. All sites of one list belong to one
+part of the model; the leaf and the class say whether a site attends to its own tokens or to those of another
+part.
 """
 
 import re
@@ -45,7 +46,7 @@ class Place(NamedTuple):
         return tuple(names[:-1])
 
     @property
-    def index(self) -> int | None:
+    def layer(self) -> int | None:
         """Index in the module list; None outside one."""
         rest = self.path.split(".")[len(self.container) :]
         return int(rest[0]) if rest and rest[0].isdigit() else None
@@ -60,10 +61,11 @@ class Place(NamedTuple):
 def name_stacks(places: list[Place]) -> list[str]:
     """The stack of every place, in the same order. Two module lists never share one.
 
-    Parts are ``vision``, ``audio``, ``text``, ``encoder`` (the encoder of an encoder-decoder, or one stream of images
-    and text), ``decoder`` (whatever is causal or generates), ``qformer`` and ``resampler``. Where two lists of a
-    model would have the same name, each is told apart by the first component of its path that the others lack, as in
-    ``vision_decoder.self``; a module outside of a list, such as a pooling head, is always told apart so.
+    Parts are ``vision``, ``audio``, ``text``, ``encoder`` (the encoder of an encoder-decoder, or one stream
+    of images and text), ``decoder`` (whatever is causal or generates), ``qformer`` and ``resampler``. Where
+    two lists of a model would have the same name, each is told apart by the first component of its path that
+    the others lack, as in ``vision_decoder.self``; a module outside of a list, such as a pooling head, is
+    always told apart so.
     """
     containers: dict[tuple[str, ...], list[Place]] = defaultdict(list)
     for place in places:
@@ -131,13 +133,13 @@ def _kind(place: Place) -> str:
     ):
         return "cross"
     # A pooling head asks with a learned query, whatever its class.
-    pools = place.index is None and any(_POOL.search(name) for name in place.path.split("."))
+    pools = place.layer is None and any(_POOL.search(name) for name in place.path.split("."))
     return "cross" if pools else "self"
 
 
 def _tell_apart(part: str, containers: dict[tuple[str, ...], list[Place]]) -> dict[tuple[str, ...], str]:
     """Names for the module lists that share a part."""
-    lists = [c for c, members in containers.items() if members[0].index is not None]
+    lists = [c for c, members in containers.items() if members[0].layer is not None]
     kinds = {c: {_kind(member) for member in members} for c, members in containers.items()}
     clash = {c for c in lists for other in lists if c != other and kinds[c] & kinds[other]}
     alone = len(containers) == 1
@@ -156,9 +158,9 @@ def _tell_apart(part: str, containers: dict[tuple[str, ...], list[Place]]) -> di
 
 
 def _leaf_names(members: list[Place]) -> dict[str, str]:
-    """A suffix for each site of a list whose layers hold several sites of one kind; empty where there are none."""
+    """A suffix for each site of a list whose layers hold several sites of one kind."""
     seen: dict[tuple[int | None, str], set[str]] = defaultdict(set)
     for member in members:
-        seen[member.index, _kind(member)].add(member.leaf)
+        seen[member.layer, _kind(member)].add(member.leaf)
     crowded = {kind for (_, kind), leaves in seen.items() if len(leaves) > 1}
     return {m.path: "_" + m.leaf.replace(".", "_") for m in members if _kind(m) in crowded}

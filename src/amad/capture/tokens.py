@@ -46,14 +46,15 @@ class Tokens:
     ) -> Bool[Tensor, "#batch query"] | None:
         """True for the query rows of real tokens; None if nothing says that any is padding.
 
-        A token is padding if it may not attend itself although a mask is given. In a decoder that has its own input,
-        ``decoder_attention_mask`` of the batch says it too, or else labels of -100, if there are as many labels as
-        queries. A cross-attention asks what the self-attention of its part says.
+        A token is padding if it may not attend itself although a mask is given. In a decoder that has its own
+        input, ``decoder_attention_mask`` of the batch says it too, or else labels of -100, if there are as
+        many labels as queries. A cross-attention asks what the self-attention of its part says.
 
         Args:
             record: The record in question.
-            own: That of the self-attention of the same part; ``record`` itself for a self-attention. None if it is
-                not recorded: then a text part's ``attention_mask`` of the batch is used, if it has the right length.
+            own: That of the self-attention of the same part; ``record`` itself for a self-attention. None if
+                it is not recorded: then a text part's ``attention_mask`` of the batch is used, if it has the
+                right length.
             batch: The model's inputs.
         """
         part = record.site.stack.split(".")[0]
@@ -90,7 +91,7 @@ class Tokens:
 
 
 def _attends_itself(record: AttentionRecord) -> Bool[Tensor, "#batch query"] | None:
-    """The diagonal of a self-attention's mask; where only the map is known, whether anyone attends the token."""
+    """The diagonal of a self-attention's mask; where only the map is known, whether the token is attended."""
     if record.probabilities is not None:
         attended = (record.probabilities > 0).any(1).any(1)
         return attended if record.n_keys == record.n_queries else None
@@ -119,7 +120,7 @@ def _grid_at_end(n_tokens: int, grid: tuple[int, int]) -> TokenLayout | None:
 
 
 def _patches(n_tokens: int, config: Any, batch: Mapping[str, Any]) -> TokenLayout | None:
-    """Class tokens, then patches row by row, then detection tokens; sizes from the images, else the configuration."""
+    """Class tokens, patches row by row, detection tokens; sizes from the images, else the configuration."""
     patch = _pair(getattr(config, "patch_size", None))
     pixels = batch.get("pixel_values")
     image = tuple(pixels.shape[-2:]) if isinstance(pixels, Tensor) and pixels.ndim == 4 else None
