@@ -108,7 +108,7 @@ class Recorder:
         if calls:
             raise CaptureError(
                 f"{site.key} ({site.name}) ran {len(calls)} times since records were last taken, and a "
-                "record holds one call. Take the records after each forward pass, do not generate while recording, "
+                "record holds one call. Take the records after each forward pass, do not generate meanwhile, "
                 "and leave out modules that are called once per image or window, or shared between layers."
             )
         raise CaptureError(
@@ -147,8 +147,8 @@ def _check_gradient(site: Site, record: AttentionRecord) -> None:
         return
     if not any(parameter.requires_grad for parameter in site.module.parameters()):
         raise CaptureError(
-            f"{site.key} ({site.name}) gives no gradient: all its parameters are frozen. Unfreeze them, or leave "
-            "this site out of the pairing."
+            f"{site.key} ({site.name}) gives no gradient: all its parameters are frozen. Unfreeze them, or "
+            "leave this site out of the pairing."
         )
     raise CaptureError(
         f"{site.key} ({site.name}) was recorded without a gradient, as happens under no_grad "

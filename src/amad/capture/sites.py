@@ -77,8 +77,8 @@ def find_sites(model: nn.Module) -> list[Site]:
     if not places:
         raise CaptureError(
             f"{type(model).__name__} has no attention that can be recorded. A site is a module that "
-            "dispatches through the attention interface of transformers, an nn.MultiheadAttention, or a module called "
-            "...Attention... that takes a softmax. Pick a model with attention over tokens."
+            "dispatches through the attention interface of transformers, an nn.MultiheadAttention, or a "
+            "module called ...Attention... that takes a softmax. Pick a model with attention over tokens."
         )
     counts: Counter[str] = Counter()
     sites: dict[str, list[Site]] = {}
