@@ -2,9 +2,10 @@
 
     {"schema": 1, "event": "step", "time": 1767225600.0, "step": 10, "loss": 2.5}
 
-Every line carries the version of the schema, the name of the event and the time in seconds since 1970 (UTC). The rest
-belongs to the event. Numbers that are not finite are written as the strings "nan", "inf" and "-inf", so that every
-line is valid JSON. A report needs nothing else, and reading needs neither torch nor transformers.
+Every line carries the version of the schema, the name of the event and the time in seconds since 1970 (UTC).
+The rest belongs to the event. Numbers that are not finite are written as the strings "nan", "inf" and "-inf",
+so that every line is valid JSON. A report needs nothing else, and reading needs neither torch nor
+transformers.
 """
 
 import json
@@ -33,7 +34,8 @@ _RESERVED = ("schema", "event", "time")
 class RunRecords:
     """The records of one run, open for writing. An existing file is continued, never rewritten.
 
-    A last line that an interruption left half-written is cut off when the file is opened. Each line is flushed.
+    A last line that an interruption left half-written is cut off when the file is opened. Each line is
+    flushed.
 
     Args:
         path: The file, usually ``records.jsonl`` in the folder of the run; its folder is made.
@@ -61,8 +63,8 @@ class RunRecords:
         Scalars and arrays of torch and numpy are written as numbers and lists, paths as text.
 
         Raises:
-            DataError: an event that is not in :data:`EVENTS`, a field with a reserved name, or a value that is
-                neither a number, text, a truth value, None, nor a mapping or sequence of those.
+            DataError: an event that is not in :data:`EVENTS`, a field with a reserved name, or a value that
+                is neither a number, text, a truth value, None, nor a mapping or sequence of those.
         """
         if event not in EVENTS:
             raise DataError(
@@ -123,8 +125,8 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def environment(device: str = "cpu") -> dict[str, Any]:
     """What a number depends on besides the recipe: versions, commit, platform, cores and device.
 
-    No path, host or user name of the machine is in it. ``commit`` is the short hash of the checkout that amad is
-    imported from, with ``+`` if tracked files differ from it; None outside a checkout.
+    No path, host or user name of the machine is in it. ``commit`` is the short hash of the checkout that amad
+    is imported from, with ``+`` if tracked files differ from it; None outside a checkout.
 
     Args:
         device: The device that the run uses, in words.
@@ -187,7 +189,7 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str) -> Any:
-    """The value as JSON has it. Tensors and arrays are known by their ``tolist``, so that neither is imported."""
+    """The value as JSON has it. Tensors and arrays are known by their ``tolist``: neither is imported."""
     if value is None or isinstance(value, str | bool):
         return str(value) if isinstance(value, str) else value
     if isinstance(value, int):

@@ -23,7 +23,7 @@ TEXT = {
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    # One width for all: the same number sizes the keys from images and, in the answer decoder, from questions.
+    # One width for all: this number sizes the keys from images and, in the answer decoder, from questions.
     "encoder_hidden_size": 32,
     "max_position_embeddings": 24,
     "bos_token_id": 1,
@@ -159,6 +159,23 @@ def test_generated_tokens_stay_what_they_were(model_class, options):
     assert len(expected[0].unique()) > 5
 
 
+def test_keys_of_the_encoder_are_cached_once():
+    _, fast = pair(BlipForConditionalGeneration)
+    states = torch.randn(1, 10, 32, dtype=torch.float64)
+    first = fast.text_decoder(torch.tensor([[1, 3, 4]]), encoder_hidden_states=states, use_cache=True)
+    second = fast.text_decoder(
+        torch.tensor([[5]]),
+        encoder_hidden_states=states,
+        past_key_values=first.past_key_values,
+        use_cache=True,
+    )
+    cache = second.past_key_values
+    assert cache.self_attention_cache.layers[1].keys.shape[2] == 4
+    assert cache.cross_attention_cache.layers[1].keys.shape[2] == 10
+    whole = fast.text_decoder(torch.tensor([[1, 3, 4, 5]]), encoder_hidden_states=states)
+    torch.testing.assert_close(second.logits[:, -1], whole.logits[:, -1])
+
+
 @pytest.mark.parametrize("model_class", DECODERS)
 def test_activation_checkpointing_changes_no_gradient(model_class):
     _, fast = pair(model_class)
@@ -277,5 +294,5 @@ def test_a_model_without_blip_is_left_alone():
 
 
 def test_an_attention_that_is_not_known_is_refused():
-    with pytest.raises(RecipeError, match="sdpa, eager.*'flash'"):
+    with pytest.raises(RecipeError, match=r"sdpa, eager.*'flash'"):
         dispatch_attention(build(BlipForConditionalGeneration), "flash")

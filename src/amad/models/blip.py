@@ -1,15 +1,15 @@
 """Hugging Face BLIP on fast attention, with the outputs that it has without.
 
-The BLIP of transformers computes its attention itself and knows no other way. :func:`dispatch_attention` gives the
-attention modules of a built model another class, which does the same through the attention interface of
-transformers, so that no map is built and a recorder sees query and key. Parameters, their names, what
-``save_pretrained`` writes and the class of the model stay as they are.
+The BLIP of transformers computes its attention itself and knows no other way. :func:`dispatch_attention`
+gives the attention modules of a built model another class, which does the same through the attention
+interface of transformers, so that no map is built and a recorder sees query and key. Parameters, their names,
+what ``save_pretrained`` writes and the class of the model stay as they are.
 
 Two things of upstream are kept because published weights were trained, and are judged, with them:
 
-* The answer decoder of BLIP for questions does not see the padding mask of the question: upstream hands the mask to
-  its cross-attention under a name that is not read. Padded positions of a question are attended to, so a
-  teacher's cross maps depend on how far its batch was padded.
+* The answer decoder of BLIP for questions does not see the padding mask of the question: upstream hands the
+  mask to its cross-attention under a name that is not read. Padded positions of a question are attended to,
+  so a teacher's cross maps depend on how far its batch was padded.
 * Vision maps that ``output_attentions`` returns are those after dropout, text maps those before.
 """
 
@@ -37,9 +37,9 @@ def dispatch_attention(model: PreTrainedModel, implementation: str | None = None
     """The same model, with every BLIP attention in it on the attention interface of transformers.
 
     A model with no BLIP in it is returned as it is, and so is one that was dispatched before, unless another
-    implementation is asked for. Losses, logits, gradients and generated tokens stay what they were to rounding,
-    with two exceptions: attention dropout draws other random numbers, and rows of a text map in which every key is
-    masked (left padding) give zero where they gave an average of padding.
+    implementation is asked for. Losses, logits, gradients and generated tokens stay what they were to
+    rounding, with two exceptions: attention dropout draws other random numbers, and rows of a text map in
+    which every key is masked (left padding) give zero where they gave an average of padding.
 
     Args:
         model: Changed in place: classes of modules and ``config._attn_implementation``, no parameters.
@@ -51,7 +51,8 @@ def dispatch_attention(model: PreTrainedModel, implementation: str | None = None
     """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise RecipeError(
-            f"BLIP attends through one of {', '.join(IMPLEMENTATIONS)}, and {implementation!r} was asked for. Name one."
+            f"BLIP attends through one of {', '.join(IMPLEMENTATIONS)}, "
+            f"and {implementation!r} was asked for. Name one of them."
         )
     changed = False
     configs = []
@@ -156,8 +157,9 @@ class DispatchedBlipTextSelfAttention(BlipTextSelfAttention):  # type: ignore[mi
 class DispatchedBlipTextEncoder(BlipTextEncoder):  # type: ignore[misc]
     """BLIP's text layers, which get a causal mask whenever they decode.
 
-    For SDPA transformers leaves the mask out where it is causal and nothing is padded, and relies on a flag of the
-    module. The same module class encodes and decodes here, so the mask is written out; BLIP's texts are short.
+    For SDPA transformers leaves the mask out where it is causal and nothing is padded, and relies on a flag
+    of the module. The same module class encodes and decodes here, so the mask is written out; BLIP's texts
+    are short.
     """
 
     decodes = False
