@@ -18,7 +18,7 @@ Pixels = UInt8[np.ndarray, "row column 3"]
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image, decoded to its last byte, as RGB.
+    """The image, with every pixel decoded, as RGB.
 
     Transparency is dropped, not blended, and an orientation tag is not applied: both as in the original data
     pipelines.

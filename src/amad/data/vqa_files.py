@@ -139,18 +139,13 @@ def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_
                 raise DataError(
                     f"{where}: a soft score must be from 0 to 1 but that of {answer!r} is {score}."
                 )
-        raw = row.get("answers")
         name = fill_template(image_name, where, image_id=image_id)
         examples.append(
             VqaExample(
                 question_id=question_id,
                 image_id=image_id,
                 question=field(row, "sent", str, where),
-                answers=_answers(row, where)
-                if raw and isinstance(raw, list) and isinstance(raw[0], dict)
-                else _strings(raw, where)
-                if raw
-                else None,
+                answers=_answers(row, where) if row.get("answers") else None,
                 scores={answer: float(score) for answer, score in label.items()},
                 image=inside(images, name, where) if images is not None else None,
                 question_type=row.get("question_type"),
@@ -224,18 +219,21 @@ def _annotations(
     return answered
 
 
-def _answers(annotation: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    rows = field(annotation, "answers", list, where)
-    if not all(isinstance(row, dict) and isinstance(row.get("answer"), str) for row in rows):
+def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The raw ``answers`` of a row: objects with ``answer``, or plain strings."""
+    answers = field(row, "answers", list, where)
+    plain = [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
+    strings = tuple(answer for answer in plain if isinstance(answer, str))
+    if len(strings) < len(plain):
         raise DataError(
             f"{where}: each of 'answers' must be an object with a string 'answer'. Mend the file."
         )
-    return _ten(tuple(row["answer"] for row in rows), where)
+    return _ten(strings, where)
 
 
 def _strings(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(answer, str) for answer in value):
-        raise DataError(f"{where}: the answers must be a list of strings. Mend the file.")
+        raise DataError(f"{where}: 'answer' must be a list of strings. Mend the file.")
     return tuple(value)
 
 

@@ -1,0 +1,187 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from amad.data.images import new_image_transform
+from amad.data.vqa import ImageCache, VqaDataset, VqaExample, holdout_by_image, uniform
+from amad.errors import DataError
+
+
+def example(question_id=1, image_id=1, scores=None, image=None):
+    return VqaExample(question_id, image_id, f"what {question_id}?", None, scores or {"red": 1.0}, image)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(path)
+    return path
+
+
+@given(st.lists(st.integers(0, 30), min_size=2), st.floats(0.01, 0.99), st.integers(0, 99))
+def test_no_image_is_on_both_sides_and_nothing_is_lost(image_ids, share, seed):
+    examples = [example(i, image_id) for i, image_id in enumerate(image_ids)]
+    if len(set(image_ids)) < 2:
+        with pytest.raises(DataError, match="two images or more"):
+            holdout_by_image(examples, share, seed)
+        return
+    train, held = holdout_by_image(examples, share, seed)
+    assert train
+    assert held
+    assert not {one.image_id for one in train} & {one.image_id for one in held}
+    assert sorted(train + held, key=lambda one: one.question_id) == examples
+    assert train == sorted(train, key=lambda one: one.question_id)
+
+
+def test_the_share_is_of_images_and_the_seed_decides_which():
+    examples = [example(10 * image + i, image) for image in range(100) for i in range(1 + image % 7)]
+    _, held = holdout_by_image(examples, 0.1, 0)
+    assert len({one.image_id for one in held}) == 10
+    assert holdout_by_image(examples, 0.1, 0)[1] == held
+    assert holdout_by_image(list(reversed(examples)), 0.1, 0)[1] == held[::-1]
+    assert holdout_by_image(examples, 0.1, 1)[1] != held
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 2])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(DataError, match="must be between 0 and 1"):
+        holdout_by_image([example(1, 1), example(2, 2)], share)
+
+
+def test_an_item_has_what_the_collator_reads(picture):
+    dataset = VqaDataset([example(image=picture, scores={"red": 0.6})], training=True)
+    item = dataset[0]
+    assert {key: value for key, value in item.items() if key != "image"} == {
+        "text": "vqa: what 1?",
+        "target": "red",
+        "weight": 0.6,
+        "index": 0,
+    }
+    assert item["image"].shape == (4, 4, 3)
+    assert item["image"].dtype == np.uint8
+    assert "image" not in VqaDataset([example()], training=True)[0]
+
+
+def test_the_prompt_is_replaced_as_text_only():
+    one = VqaExample(1, 1, "what is {question} and {0}?", None, {}, None)
+    assert VqaDataset([one], False, prompt="q {question} a")[0]["text"] == "q what is {question} and {0}? a"
+
+
+def test_an_example_without_any_answer_weighs_nothing():
+    for training in (True, False):
+        item = VqaDataset([VqaExample(1, 1, "what?", None, {}, None)], training)[0]
+        assert (item["target"], item["weight"]) == ("", 0.0)
+
+
+def test_for_evaluation_the_target_is_the_best_answer_in_every_epoch():
+    dataset = VqaDataset([example(scores={"a": 0.3, "b": 0.9, "c": 0.9})], training=False)
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        assert (dataset[0]["target"], dataset[0]["weight"]) == ("b", 0.9)
+
+
+def test_targets_are_sampled_in_proportion_to_their_soft_scores():
+    scores = {"a": 1.0, "b": 0.6, "c": 0.3}
+    dataset = VqaDataset([example(i, scores=scores) for i in range(500)], training=True)
+    drawn = Counter()
+    for epoch in range(8):
+        dataset.set_epoch(epoch)
+        items = [dataset[i] for i in range(500)]
+        assert all(item["weight"] == scores[item["target"]] for item in items)
+        drawn.update(item["target"] for item in items)
+    for answer, score in scores.items():
+        expected = 4000 * score / 1.9
+        # Six standard deviations of a binomial.
+        assert abs(drawn[answer] - expected) < 6 * np.sqrt(expected * (1 - score / 1.9))
+
+
+def test_a_target_depends_on_seed_epoch_and_index_alone():
+    examples = [example(i, scores={"a": 0.3, "b": 0.3, "c": 0.3}) for i in range(40)]
+
+    def draw(seed, epoch, order=range(40)):
+        dataset = VqaDataset(examples, training=True, seed=seed)
+        dataset.set_epoch(epoch)
+        return {i: dataset[i]["target"] for i in order}
+
+    assert draw(1, 2) == draw(1, 2, reversed(range(40)))
+    assert draw(1, 2) != draw(1, 3)
+    assert draw(1, 2) != draw(2, 2)
+    assert draw(1, 2) != draw(2, 1)
+
+
+def test_workers_that_stay_see_the_next_epoch():
+    examples = [example(i, scores={"a": 0.3, "b": 0.3, "c": 0.3}) for i in range(40)]
+    dataset = VqaDataset(examples, training=True)
+    loader = DataLoader(
+        dataset, batch_size=40, num_workers=1, persistent_workers=True, collate_fn=lambda items: items
+    )
+    for epoch in (0, 1, 2):
+        dataset.set_epoch(epoch)
+        (batch,) = loader
+        assert [item["target"] for item in batch] == [dataset[i]["target"] for i in range(40)]
+
+
+@given(st.lists(st.integers(-5, 1 << 70), max_size=4))
+def test_uniform_is_in_range_and_repeatable(keys):
+    assert 0 <= uniform(*keys) < 1
+    assert uniform(*keys) == uniform(*keys)
+
+
+def test_uniform_is_uniform_over_neighbouring_keys():
+    values = np.array([uniform(0, epoch, index) for epoch in range(20) for index in range(500)])
+    counts = np.histogram(values, bins=20, range=(0, 1))[0]
+    # Chi squared with 19 degrees of freedom is above 60 once in a million times.
+    assert ((counts - 500) ** 2 / 500).sum() < 60
+    grid = values.reshape(20, 500)
+    assert abs(np.corrcoef(grid[0], grid[1])[0, 1]) < 0.2
+    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.06
+
+
+def test_a_full_cache_keeps_what_it_has(tmp_path):
+    paths = []
+    for i in range(3):
+        paths.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (4, 4), (i, i, i)).save(paths[-1])
+    cache = ImageCache(max_bytes=2 * 48)
+    for _ in range(2):
+        for i, path in enumerate(paths):
+            assert (cache[path] == i).all()
+    assert (len(cache), cache.n_bytes) == (2, 96)
+    assert cache[paths[0]] is cache[paths[0]]
+    assert cache[paths[2]] is not cache[paths[2]]
+
+
+def test_cached_pixels_cannot_be_written(picture):
+    with pytest.raises(ValueError, match="read-only"):
+        ImageCache(1 << 20)[picture][0, 0, 0] = 1
+
+
+def test_images_are_prepared_once_before_they_are_kept(picture):
+    transform = new_image_transform(2)
+    dataset = VqaDataset([example(image=picture)], training=False, prepare=transform.resize)
+    assert dataset[0]["image"].shape == (2, 2, 3)
+    assert dataset.images.n_bytes == 12
+    assert torch.equal(transform([dataset[0]["image"]]), transform([Image.open(picture)]))
+
+
+def test_a_truncated_image_is_named_when_it_is_read(picture):
+    picture.write_bytes(picture.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"a\.png: not a whole image"):
+        VqaDataset([example(image=picture)], training=False)[0]
+
+
+def test_texts_need_no_image():
+    dataset = VqaDataset([example(image=Path("nowhere.png"), scores={"red": 1.0, "big": 0.3})], training=True)
+    assert dataset.texts() == ["vqa: what 1?", "red", "big"]
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(DataError, match="at least one question"):
+        VqaDataset([], training=True)

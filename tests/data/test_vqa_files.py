@@ -1,0 +1,310 @@
+import gzip
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from amad.data.vqa_files import read_blip, read_vlt5, read_vqa_v2
+from amad.errors import DataError
+
+TEN = ["red"] * 4 + ["a blue"] * 3 + ["2", "two"] + ["green"]
+
+
+def question(question_id=1000, image_id=1, text="what?"):
+    return {"question_id": question_id, "image_id": image_id, "question": text}
+
+
+def annotation(question_id=1000, image_id=1, answers=TEN):
+    return {
+        "question_id": question_id,
+        "image_id": image_id,
+        "question_type": "what",
+        "answer_type": "other",
+        "multiple_choice_answer": answers[0] if answers else "",
+        "answers": [
+            {"answer": answer, "answer_confidence": "yes", "answer_id": i}
+            for i, answer in enumerate(answers, 1)
+        ],
+    }
+
+
+def write(folder, questions, annotations, images=(), zipped=False, subtype="val2014"):
+    """Two official files and some images; gives their paths as read_vqa_v2 takes them."""
+    paths = []
+    for key, rows in (("questions", questions), ("annotations", annotations)):
+        raw = json.dumps({key: rows, "data_subtype": subtype}).encode()
+        paths.append(folder / f"{key}.json{'.gz' if zipped else ''}")
+        paths[-1].write_bytes(gzip.compress(raw) if zipped else raw)
+    (folder / "images").mkdir(exist_ok=True)
+    for name in images:
+        path = folder / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    return [*paths, folder / "images"]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_official_files_are_read_with_their_official_image_names(tmp_path, zipped):
+    paths = write(
+        tmp_path,
+        [question(1000, 1, "what?"), question(2000, 2, "is it?")],
+        [annotation(2000, 2, ["yes"] * 10), annotation(1000, 1)],
+        ["COCO_val2014_000000000001.jpg", "COCO_val2014_000000000002.jpg"],
+        zipped,
+    )
+    first, second = read_vqa_v2(*paths)
+    assert (first.question_id, first.image_id, first.question) == (1000, 1, "what?")
+    assert first.answers == tuple(TEN)
+    assert first.scores == {"red": 1.0, "blue": 0.9, "2": 0.6, "green": 0.3}
+    assert first.best_answer == ("red", 1.0)
+    assert first.image == tmp_path / "images" / "COCO_val2014_000000000001.jpg"
+    assert (first.question_type, first.answer_type) == ("what", "other")
+    assert (second.question_id, second.scores) == (2000, {"yes": 1.0})
+
+
+def test_accuracy_is_official_with_ten_answers(tmp_path):
+    (example,) = read_vqa_v2(*write(tmp_path, [question()], [annotation(answers=["Yes"] * 10)])[:2])
+    assert example.accuracy("Yes") == 1
+    assert example.accuracy("yes") == 0
+    (example,) = read_vqa_v2(*write(tmp_path, [question()], [annotation()])[:2])
+    assert example.accuracy("Blue!") == pytest.approx(0.9)
+
+
+def test_a_test_split_without_annotations_has_no_answers(tmp_path):
+    questions, _, _ = write(tmp_path, [question()], [])
+    (example,) = read_vqa_v2(questions)
+    assert (example.answers, example.scores, example.best_answer, example.image) == (
+        None,
+        {},
+        ("", 0.0),
+        None,
+    )
+
+
+def test_images_by_id_and_by_split(tmp_path):
+    paths = write(tmp_path, [question()], [annotation()], ["1.png", "train_1.png"])
+    assert read_vqa_v2(*paths, "{image_id}.png")[0].image.name == "1.png"
+    assert read_vqa_v2(*paths, "{split}_{image_id}.png", split="train")[0].image.name == "train_1.png"
+
+
+def test_a_split_that_cannot_be_read_off_is_asked_for(tmp_path):
+    paths = write(tmp_path, [question()], [annotation()], ["1.png"], subtype="test2015")
+    with pytest.raises(DataError, match="data_subtype is 'test2015', which is neither"):
+        read_vqa_v2(*paths)
+
+
+@pytest.mark.parametrize(
+    ("questions", "annotations", "message"),
+    [
+        (
+            [question(1), question(2)],
+            [annotation(1)],
+            r"annotations\.json: has no annotation of question 2 in",
+        ),
+        (
+            [question(1)],
+            [annotation(1), annotation(2)],
+            r"annotations\.json: annotation 2 has no question in",
+        ),
+        (
+            [question(1), question(1)],
+            [annotation(1)],
+            r"questions\.json: every question_id must be unique but 1",
+        ),
+        (
+            [question(1)],
+            [annotation(1), annotation(1)],
+            r"annotations\.json: every question_id must be unique",
+        ),
+        ([question(1, 1)], [annotation(1, 2)], "question 1: belongs to image 2 here and to image 1"),
+        (
+            [question(1)],
+            [annotation(1, answers=TEN[:9])],
+            "question 1: a question needs 10 answers but has 9",
+        ),
+        ([question(1)], [annotation(1, answers=[*TEN, "x"])], "needs 10 answers but has 11"),
+        ([question(1)], [annotation(1) | {"answers": "red"}], "'answers' must be a list"),
+        (
+            [question(1)],
+            [annotation(1) | {"answers": [{"a": "red"}] * 10}],
+            "an object with a string 'answer'",
+        ),
+        ([question(1, text=None)], [annotation(1)], "question 1: 'question' must be a string but is null"),
+        ([{"question_id": 1, "question": "?"}], [annotation(1, None)], "question 1: has no 'image_id'"),
+        ([{"image_id": 1, "question": "?"}], [], "item 0: has no 'question_id'"),
+    ],
+)
+def test_files_that_contradict_each_other_are_refused(tmp_path, questions, annotations, message):
+    paths = write(tmp_path, questions, annotations)
+    with pytest.raises(DataError, match=message):
+        read_vqa_v2(*paths[:2])
+
+
+def test_questions_and_annotations_exchanged_are_refused(tmp_path):
+    questions, annotations, _ = write(tmp_path, [question()], [annotation()])
+    with pytest.raises(DataError, match="questions, annotations and results are not exchanged"):
+        read_vqa_v2(annotations, questions)
+
+
+def test_a_missing_image_is_found_when_the_set_is_opened(tmp_path):
+    paths = write(tmp_path, [question(1, 1), question(2, 2)], [annotation(1, 1), annotation(2, 2)], ["1.png"])
+    with pytest.raises(DataError, match=r"2\.png: no such image, needed by .*question 2 \(1 missing"):
+        read_vqa_v2(*paths, "{image_id}.png")
+
+
+@pytest.mark.parametrize("image_id", ["../../secret", "/etc/passwd", "a/../../b"])
+def test_an_image_id_that_leaves_the_folder_is_refused(tmp_path, image_id):
+    paths = write(tmp_path, [question(1, image_id)], [annotation(1, image_id)])
+    with pytest.raises(DataError, match=r"question 1: the file name .* leaves the data folder"):
+        read_vqa_v2(*paths, "{image_id}")
+
+
+def test_a_template_that_leaves_the_folder_is_refused(tmp_path):
+    paths = write(tmp_path, [question()], [annotation()])
+    with pytest.raises(DataError, match="leaves the data folder"):
+        read_vqa_v2(*paths, "../{image_id}.png")
+
+
+ROWS = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["yes", "1", "../a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["question_id", "image_id", "question", "answers", "answer", "sent", "img_id", "image"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+)
+
+
+@given(questions=ROWS, annotations=ROWS)
+def test_arbitrary_documents_are_read_or_refused_by_file_name(tmp_path_factory, questions, annotations):
+    folder = tmp_path_factory.mktemp("rows")
+    paths = write(folder, questions, annotations)
+    (folder / "list.json").write_text(json.dumps(questions))
+    for read in (
+        lambda: read_vqa_v2(*paths, "{image_id}"),
+        lambda: read_vlt5(folder / "list.json", paths[2]),
+        lambda: read_blip(folder / "list.json", paths[2]),
+    ):
+        try:
+            examples = read()
+        except DataError as error:
+            assert str(folder) in str(error)  # noqa: PT017
+        else:
+            assert all(isinstance(example.question, str) for example in examples)
+
+
+VLT5 = {
+    "answer_type": "other",
+    "img_id": "COCO_train2014_000000458752",
+    "label": {"net": 1, "a goal": 0.3},
+    "question_id": 458752000,
+    "question_type": "what is this",
+    "sent": "What is this photo taken looking through?",
+}
+
+
+def test_vl_t5_rows_keep_their_soft_scores(tmp_path):
+    path = tmp_path / "karpathy_train.json"
+    unlabelled = {key: value for key, value in VLT5.items() if key != "label"} | {"question_id": 1}
+    raw = VLT5 | {"question_id": 2, "answers": annotation(answers=["net"] * 10)["answers"], "label": {}}
+    path.write_text(json.dumps([VLT5, unlabelled, raw]))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{VLT5['img_id']}.jpg")
+    first, second, third = read_vlt5(path, tmp_path / "images")
+    assert (first.scores, first.answers, first.best_answer) == (
+        {"net": 1.0, "a goal": 0.3},
+        None,
+        ("net", 1.0),
+    )
+    assert (first.question, first.image_id) == (VLT5["sent"], VLT5["img_id"])
+    assert first.image == tmp_path / "images" / "COCO_train2014_000000458752.jpg"
+    assert first.accuracy("Net") == 1.0
+    assert (second.scores, second.best_answer) == ({}, ("", 0.0))
+    assert third.answers == ("net",) * 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": {"net": 2}}, "a soft score must be from 0 to 1 but that of 'net' is 2"),
+        ({"label": {"net": "1"}}, "'net' must be"),
+        ({"label": ["net"]}, "'label' must be an object"),
+        ({"answers": ["net"]}, "needs 10 answers but has 1"),
+        ({"sent": 1}, "'sent' must be a string"),
+        ({"img_id": "../a"}, "leaves the data folder"),
+    ],
+)
+def test_malformed_vl_t5_rows_are_refused(tmp_path, change, message):
+    (tmp_path / "a.json").write_text(json.dumps([VLT5 | change]))
+    with pytest.raises(DataError, match=message):
+        read_vlt5(tmp_path / "a.json", tmp_path)
+
+
+def test_blip_rows_of_both_sets_are_read(tmp_path):
+    rows = [
+        {"dataset": "vqa", "image": "train2014/a.jpg", "question": "what?", "question_id": 1, "answer": TEN},
+        {"dataset": "vg", "image": "vg/1.jpg", "question": "Who?", "question_id": 1, "answer": "A man."},
+        {"dataset": "vg", "image": "vg/1.jpg", "question": "Why?", "answer": "no reason"},
+        {"image": "vg/1.jpg", "question": "where?", "question_id": 9},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    _, _, images = write(tmp_path, [], [], ["train2014/a.jpg", "vg/1.jpg"])
+    vqa, vg, without_id, test = read_blip(tmp_path / "a.json", images)
+    assert vqa.scores == {"red": 1.0, "blue": 0.9, "2": 0.6, "green": 0.3}
+    assert vqa.image == images / "train2014" / "a.jpg"
+    assert (vg.scores, vg.accuracy("man")) == ({"man": 1.0}, 1.0)
+    assert without_id.question_id == "row 2"
+    assert vg.image_id == test.image_id
+    assert (test.answers, test.scores) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "../../secret.jpg"}, "leaves the data folder"),
+        ({"image": "/etc/passwd"}, "leaves the data folder"),
+        ({"image": "none.jpg"}, r"none\.jpg: no such image"),
+        ({"answer": TEN[:3]}, "needs 10 answers but has 3"),
+        ({"answer": "red"}, "must be a list of strings"),
+        ({"answer": [1] * 10}, "must be a list of strings"),
+    ],
+)
+def test_malformed_blip_rows_are_refused(tmp_path, change, message):
+    row = {"dataset": "vqa", "image": "a.jpg", "question": "what?", "question_id": 1, "answer": TEN}
+    (tmp_path / "a.json").write_text(json.dumps([row | change]))
+    _, _, images = write(tmp_path, [], [], ["a.jpg"])
+    with pytest.raises(DataError, match=message):
+        read_blip(tmp_path / "a.json", images)
+    (tmp_path / "a.json").write_text(json.dumps([row, row]))
+    with pytest.raises(DataError, match="question_id must be unique"):
+        read_blip(tmp_path / "a.json", images)
+
+
+def test_real_questions_with_ten_answers_and_real_images_are_read(shared_data):
+    folder = shared_data / "coco"
+    examples = read_vqa_v2(
+        folder / "vqa_v2/questions.json",
+        folder / "vqa_v2/annotations.json",
+        folder / "images",
+        "{image_id:012d}.jpg",
+    )
+    assert len(examples) == 69
+    assert all(example.image.is_file() and len(example.answers) == 10 for example in examples)
+    assert any(len(example.scores) > 1 for example in examples)
+
+
+def test_every_real_question_of_the_easy_set_is_read(shared_data):
+    folder = shared_data / "easy_vqa"
+    examples = read_vqa_v2(
+        folder / "questions.json", folder / "annotations.json", folder / "images", "{image_id}.png"
+    )
+    assert len(examples) == 38_575
+    assert len({example.image for example in examples}) == 4_000
+    assert len({example.best_answer[0] for example in examples}) == 13
