@@ -83,6 +83,11 @@ def batch(source="regions", n_batch=3, n_visual=6):
     return inputs
 
 
+def assert_near(actual, expected):
+    """Equal but for float32 rounding: 2e-5 at most was seen, where a wrong mask makes a difference of 2."""
+    torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
+
+
 SOURCES = ["regions", "patches", "vision_model"]
 every_source = pytest.mark.parametrize("source", SOURCES)
 
@@ -254,7 +259,7 @@ def test_more_padding_of_the_text_changes_nothing(source):
     padded = dict(inputs)
     padded["input_ids"] = functional.pad(inputs["input_ids"], (0, 4))
     padded["attention_mask"] = functional.pad(inputs["attention_mask"], (0, 4))
-    torch.testing.assert_close(model(**padded).logits, short.logits, atol=1e-5, rtol=0)
+    assert_near(model(**padded).logits, short.logits)
 
 
 def test_without_a_mask_padding_tokens_are_not_attended():
@@ -269,9 +274,9 @@ def test_a_masked_region_has_no_influence():
     mask = torch.ones(3, 6, dtype=torch.long)
     mask[0, 4] = 0
     expected = model(**inputs, vis_attention_mask=mask).logits
-    assert not torch.allclose(expected[0], model(**inputs).logits[0], atol=1e-4)
+    assert not torch.allclose(expected[0], model(**inputs).logits[0], atol=0.1)
     inputs["vis_feats"][0, 4] = 100.0
-    torch.testing.assert_close(model(**inputs, vis_attention_mask=mask).logits, expected)
+    assert_near(model(**inputs, vis_attention_mask=mask).logits, expected)
 
 
 def test_a_target_token_depends_on_no_later_one():
@@ -280,7 +285,7 @@ def test_a_target_token_depends_on_no_later_one():
     del inputs["labels"]
     before = model(**inputs, decoder_input_ids=target).logits
     target[:, 3] = 7
-    torch.testing.assert_close(model(**inputs, decoder_input_ids=target).logits[:, :3], before[:, :3])
+    assert_near(model(**inputs, decoder_input_ids=target).logits[:, :3], before[:, :3])
 
 
 # The visual embedding
@@ -304,7 +309,7 @@ def test_permuted_regions_with_their_orders_give_the_same_logits():
     inputs["vis_feats"], inputs["boxes"] = inputs["vis_feats"][:, order], inputs["boxes"][:, order]
     assert not torch.allclose(model(**inputs).logits, expected, atol=1e-4)
     actual = model(**inputs, obj_order_ids=order[None]).logits
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    assert_near(actual, expected)
 
 
 def test_the_fifth_number_of_a_box_is_the_published_one_or_the_area():

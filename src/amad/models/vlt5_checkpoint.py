@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from amad.errors import CheckpointError
-from amad.models.load import save_checkpoint
+from amad.models.checkpoint import save_checkpoint
 from amad.models.vlt5 import VLT5Config, VLT5ForConditionalGeneration
 
 PUBLISHED_VOCABULARY = 32200
