@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, T5Config
 
 from amad.errors import RecipeError
@@ -235,8 +236,14 @@ def _apply(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None:
             raise RecipeError(f"{type(config).__name__} has no attribute {name!r}.{hint}")
         if isinstance(value, Mapping) and name in nested(config):
             _apply(getattr(config, name), value)
-        else:
+            continue
+        try:
             setattr(config, name, value)
+        except StrictDataclassError as error:
+            reason = " ".join(str(error).split())
+            raise RecipeError(
+                f"{type(config).__name__} refuses {name}={value!r}: {reason} Correct it."
+            ) from error
 
 
 def _pick_layer_lists(part: Part, teacher_config: PreTrainedConfig, config: PreTrainedConfig) -> None:
