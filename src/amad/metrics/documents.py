@@ -56,9 +56,7 @@ def rows_of(document: Any, path: Path, key: str | None = None) -> list[Mapping[s
     """``read_rows`` of a document that was read from ``path`` already."""
     if key is not None:
         if not isinstance(document, dict) or key not in document:
-            found = (
-                f"an object with {sorted(document)}" if isinstance(document, dict) else _kind(document)
-            )
+            found = f"an object with {sorted(document)}" if isinstance(document, dict) else _kind(document)
             raise DataError(
                 f"{path}: must be a JSON object with a list {key!r} but is {found}. "
                 "Check that questions, annotations and results are not exchanged."
