@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
@@ -16,6 +17,8 @@ from amad.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_LONGEST_REASON = 300
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Endings of files that may hold pickled weights."""
 
@@ -178,8 +181,9 @@ def as_checkpoint_error(where: str, what: str) -> Iterator[None]:
         RuntimeError,
         ImportError,
         SafetensorError,
+        StrictDataclassError,
     ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         if Path(where).exists():
             raise CheckpointError(
                 f"{where} {what}: {reason} Check the file, or save the model again."
