@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import Seq2SeqTrainingArguments
 
 from amad.errors import RecipeError
@@ -44,6 +45,11 @@ def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> Distill
         if key not in known:
             raise RecipeError(f"unknown key 'training.{key}': {nearest_key(key, known)}")
     try:
-        return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **given)
+        return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **(_quiet() | given))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"training: {error}") from None
+
+
+def _quiet() -> dict[str, Any]:
+    """Pinned memory only helps where there is a device to copy to; elsewhere torch warns."""
+    return {"dataloader_pin_memory": torch.accelerator.is_available(), "disable_tqdm": True}
