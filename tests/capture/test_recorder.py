@@ -124,23 +124,19 @@ def test_reentrant_checkpointing_is_refused_with_the_remedy(zoo):
     model, batch = zoo.build("t5", train=True)
     model.gradient_checkpointing_enable({"use_reentrant": True})
     model.enable_input_require_grads()
-    with (
-        Recorder(model, find_sites(model)) as recorder,
-        pytest.raises(CaptureError, match=r"encoder.self\[0\].*'use_reentrant': False"),
-    ):
+    with Recorder(model, find_sites(model)) as recorder:
         model(**batch)
-        recorder.take(batch, require_grad=True)
+        with pytest.raises(CaptureError, match=r"encoder.self\[0\].*'use_reentrant': False"):
+            recorder.take(batch, require_grad=True)
 
 
 def test_a_frozen_site_is_refused_as_frozen(zoo):
     model, batch = zoo.build("vit", train=True)
     model.requires_grad_(False)
-    with (
-        Recorder(model, find_sites(model)) as recorder,
-        pytest.raises(CaptureError, match="all its parameters are frozen"),
-    ):
+    with Recorder(model, find_sites(model)) as recorder:
         model(**batch)
-        recorder.take(batch, require_grad=True)
+        with pytest.raises(CaptureError, match="all its parameters are frozen"):
+            recorder.take(batch, require_grad=True)
 
 
 @pytest.mark.parametrize("name", ["t5", "vlt5", "vit", "llama", "blip_vqa", "siglip"])
@@ -232,12 +228,14 @@ def test_nothing_is_left_after_an_exception(name, zoo):
     def fail(*args):
         raise RuntimeError("in the middle of the forward pass")
 
-    with pytest.raises(RuntimeError, match="in the middle"), Recorder(model, find_sites(model)):
-        handle = last.register_forward_hook(fail)
-        try:
+    def step():
+        with Recorder(model, find_sites(model)):
             model(**batch)
-        finally:
-            handle.remove()
+
+    handle = last.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        step()
+    handle.remove()
     assert traces(model) == before
     assert torch.overrides._get_current_function_mode_stack() == []
     again = record(model, batch)

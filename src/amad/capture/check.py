@@ -57,10 +57,11 @@ def self_check(
         backend = BACKENDS[site.backend]
         worst: float | None = None
         for call in calls:
-            record = backend.read(site, call)
-            evidence = backend.evidence(site, call, record)
-            if evidence is not None:
-                worst = max(worst or 0.0, _checked(site, record, evidence, tolerance))
+            with torch.no_grad():
+                record = backend.read(site, call)
+                evidence = backend.evidence(site, call, record)
+                if evidence is not None:
+                    worst = max(worst or 0.0, _checked(site, record, evidence, tolerance))
         if worst is None:
             reason = "the batch does not reach it" if not calls else "it shows no output to compare with"
             _logger.warning("%s (%s) is not verified: %s.", site.key, site.name, reason)

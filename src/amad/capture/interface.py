@@ -139,7 +139,7 @@ def _call(
 class _Visibility:
     """The part of a record that says which keys a query sees."""
 
-    mask: Tensor | None = None
+    mask: Any = None
     causal_offset: int | None = None
     window: int | None = None
     segments: tuple[Tensor, Tensor] | None = None

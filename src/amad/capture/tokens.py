@@ -52,8 +52,8 @@ class Tokens:
 
         Args:
             record: The record in question.
-            own: That of the self-attention of the same part; ``record`` itself for a self-attention. None if
-                it is not recorded: then a text part's ``attention_mask`` of the batch is used, if it has the
+            own: That of the self-attention of the same part; ``record`` itself for a self-attention. Where
+                it is None, or holds only a map, ``attention_mask`` of the batch is asked too, if it has the
                 right length.
             batch: The model's inputs.
         """
@@ -64,7 +64,8 @@ class Tokens:
             said = batch.get("decoder_attention_mask")
             if said is None and isinstance(labels := batch.get("labels"), Tensor):
                 said = labels != -100
-        elif own is None and part in ("text", "decoder", "encoder"):
+        elif (own is None or own.probabilities is not None) and part in ("text", "decoder", "encoder"):
+            # Where only the map is known, rows of padding may look like any other.
             said = batch.get("attention_mask")
         if isinstance(said, Tensor) and said.shape == (record.n_batch, record.n_queries):
             said = said.to(device=record.query.device, dtype=torch.bool)
