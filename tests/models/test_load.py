@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -361,3 +362,21 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, exists):
     assert os.listdir(tmp_path) == (["model"] if exists else [])
     if exists:
         assert torch.equal(load_model(tmp_path / "model").shared.weight, first.shared.weight)
+
+
+def test_a_rename_that_fails_puts_the_older_checkpoint_back(tmp_path, monkeypatch):
+    first = t5()
+    out = save_checkpoint(first, None, None, tmp_path / "model")
+    rename = Path.rename
+
+    def fail(path, target):
+        if ".new-" in path.name:
+            assert not out.exists()
+            raise OSError("the disk is gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="disk is gone"):
+        save_checkpoint(t5(), None, None, out, overwrite=True)
+    assert os.listdir(tmp_path) == ["model"]
+    assert torch.equal(load_model(out).shared.weight, first.shared.weight)

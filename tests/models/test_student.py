@@ -22,10 +22,12 @@ from transformers import (
     ViTModel,
 )
 
+from amad.axes import SiteKey
 from amad.errors import RecipeError, ShapeError
 from amad.models.sizes import source_layer
 from amad.models.student import build_student, check_compatible, student_config
 from amad.models.vlt5 import VLT5Config, VLT5ForConditionalGeneration
+from amad.training.pairing import Pairing
 
 T5 = {
     "d_model": 32,
@@ -223,6 +225,21 @@ def test_copied_layers_ascend_and_end_at_the_last(n_student, n_teacher):
     assert min(layers) >= 0
     if n_student <= n_teacher:
         assert len(set(layers)) == n_student
+
+
+@pytest.mark.parametrize(
+    ("n_student", "n_teacher", "layers"),
+    [(2, 4, [1, 3]), (2, 5, [2, 4]), (3, 4, [0, 2, 3]), (1, 6, [5]), (3, 2, [0, 0, 1])],
+)
+def test_copied_layers_by_hand(n_student, n_teacher, layers):
+    assert [source_layer(layer, n_student, n_teacher) for layer in range(n_student)] == layers
+
+
+@given(st.integers(1, 24), st.integers(1, 24))
+def test_copied_layers_are_the_layers_that_uniform_pairing_compares(n_student, n_teacher):
+    sites = [[SiteKey("encoder.self", layer) for layer in range(n)] for n in (n_student, n_teacher)]
+    for pair in Pairing.make(*sites, rule="uniform").pairs:
+        assert pair.teacher.layer == source_layer(pair.student.layer, n_student, n_teacher)
 
 
 @pytest.mark.parametrize("kind", KINDS)
