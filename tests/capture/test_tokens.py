@@ -29,6 +29,19 @@ def test_a_padded_token_is_no_row(name, zoo):
         assert torch.equal(record.query_keep, batch["attention_mask"].bool())
 
 
+@pytest.mark.parametrize("hidden", [-10000.0, torch.finfo(torch.float32).min, -torch.inf])
+def test_padding_is_known_by_whatever_a_model_adds_to_hide_it(hidden, zoo):
+    config = hf.MarkupLMConfig(**zoo.TEXT, max_depth=2, xpath_unit_hidden_size=4)
+    model = hf.MarkupLMModel(config).eval()
+    batch = {"input_ids": zoo.words(6), "attention_mask": zoo.real(6)}
+    sites = find_sites(model)
+    added = torch.zeros(2, 1, 1, 6).masked_fill(batch["attention_mask"][:, None, None] == 0, hidden)
+    with torch.no_grad(), Recorder(model, sites) as recorder:
+        model.encoder(torch.randn(2, 6, 32), added)
+        found = recorder.take(batch)
+    assert torch.equal(first(found, "text.self").query_keep, batch["attention_mask"].bool())
+
+
 def test_without_padding_every_row_is_real(zoo):
     model, batch = zoo.build("bert")
     batch.pop("attention_mask")

@@ -57,13 +57,10 @@ class Family:
 
 
 def _blip_text_mask(arguments: Arguments) -> Tensor | None:
-    """BLIP's text model writes -10000 where others write the smallest number, so it is read as a boolean.
-
-    Cross-attention looks at ``encoder_attention_mask``, which transformers 5.23 never passes on to it.
-    """
+    """Cross-attention looks at ``encoder_attention_mask``, which transformers 5.23 never passes on to it."""
     crosses = arguments.get("encoder_hidden_states") is not None
-    mask = arguments.get("encoder_attention_mask" if crosses else "attention_mask")
-    return None if mask is None else mask > -5000.0
+    mask: Tensor | None = arguments.get("encoder_attention_mask" if crosses else "attention_mask")
+    return mask
 
 
 def _layoutlmv3_bias(module: nn.Module, arguments: Arguments) -> Tensor | None:
