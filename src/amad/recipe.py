@@ -260,7 +260,9 @@ def nearest_key(unknown: str, known: Sequence[str]) -> str:
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"override {override!r} is not key=value. Write for instance training.max_steps=500.")
+        raise RecipeError(
+            f"override {override!r} is not key=value. Write for instance training.max_steps=500."
+        )
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -297,14 +299,18 @@ def _known_keys(place: Sequence[str]) -> list[str]:
     section: type[BaseModel] = Recipe
     for part in place:
         field = section.model_fields.get(part)
-        nested = [] if field is None else [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+        nested = (
+            []
+            if field is None
+            else [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+        )
         if not nested:
             return []
         section = nested[0]
     return list(section.model_fields)
 
 
-def _kinds(annotation: Any) -> list[type]:  # noqa: ANN401 - any type expression
+def _kinds(annotation: Any) -> list[type]:
     if isinstance(annotation, type):
         return [annotation]
     return [kind for part in getattr(annotation, "__args__", ()) for kind in _kinds(part)]

@@ -25,7 +25,9 @@ def layers(pairing):
     ],
 )
 def test_two_student_layers_of_four_teacher_layers(rule, expected):
-    assert layers(Pairing.make(sites(encoder_self=2), sites(encoder_self=4), {"encoder.self": rule})) == expected
+    assert (
+        layers(Pairing.make(sites(encoder_self=2), sites(encoder_self=4), {"encoder.self": rule})) == expected
+    )
 
 
 @given(st.integers(1, 24), st.integers(1, 48))

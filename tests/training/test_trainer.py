@@ -36,7 +36,9 @@ def test_the_logged_parts_are_those_of_the_whole_step_however_it_is_split(tmp_pa
     parts = toy.trainer(tmp_path / "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4)
     for one in (whole, parts):
         one.train()
-    logged = [next(entry for entry in one.state.log_history if "loss_attention" in entry) for one in (whole, parts)]
+    logged = [
+        next(entry for entry in one.state.log_history if "loss_attention" in entry) for one in (whole, parts)
+    ]
     for name in ("loss_task", "loss_logits", "loss_attention", "share_attention"):
         assert logged[0][name] == pytest.approx(logged[1][name], rel=1e-4)
     assert logged[0]["loss"] == pytest.approx(
@@ -73,7 +75,9 @@ def test_a_checkpoint_is_the_ordinary_student_with_the_objective_beside_it(tmp_p
     trainer = toy.trainer(tmp_path, variant="projected", save_strategy="steps", save_steps=1)
     trainer.train()
     folder = tmp_path / "checkpoint-1"
-    assert not [name for name in load_file(folder / "model.safetensors") if OBJECTIVE in name or "teacher" in name]
+    assert not [
+        name for name in load_file(folder / "model.safetensors") if OBJECTIVE in name or "teacher" in name
+    ]
     assert load_file(folder / OBJECTIVE_FILE)
     again, info = T5ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -103,7 +107,9 @@ def test_the_attention_term_moves_queries_and_keys_that_the_others_would_not(tmp
     with_attention.train()
     without.train()
     name = "encoder.block.0.layer.0.SelfAttention.q.weight"
-    assert float((with_attention.model.state_dict()[name] - without.model.state_dict()[name]).abs().max()) > 1e-6
+    assert (
+        float((with_attention.model.state_dict()[name] - without.model.state_dict()[name]).abs().max()) > 1e-6
+    )
 
 
 def test_bf16_autocast_trains(tmp_path):
@@ -123,7 +129,9 @@ def test_a_wrong_record_is_refused_before_the_first_step(tmp_path, monkeypatch):
     from amad.capture.record import AttentionRecord
 
     right = AttentionRecord.logits
-    monkeypatch.setattr(AttentionRecord, "logits", lambda self, *args, **kwargs: 1.3 * right(self, *args, **kwargs))
+    monkeypatch.setattr(
+        AttentionRecord, "logits", lambda self, *args, **kwargs: 1.3 * right(self, *args, **kwargs)
+    )
     with pytest.raises(CaptureError, match=r"encoder\.self\[0\]"):
         trainer.train()
     assert toy.largest_difference(before, toy.weights(trainer.model)) == 0.0

@@ -52,7 +52,9 @@ def t5(heads, layers, width, seed, **more):
 
 
 def pairing_of(student, teacher):
-    return Pairing.make([site.key for site in find_sites(student)], [site.key for site in find_sites(teacher)])
+    return Pairing.make(
+        [site.key for site in find_sites(student)], [site.key for site in find_sites(teacher)]
+    )
 
 
 def trainer(folder, *, variant="kl", attention_weight=1.0, student=None, teacher=None, **arguments):

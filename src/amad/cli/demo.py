@@ -1,5 +1,7 @@
 """``amad demo``: the main job, small, with nothing but the package."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +32,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")] = Path("runs/demo"),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 800,
     images: Annotated[int, typer.Option(min=100, help="Scenes to render.")] = N_IMAGES,
-    seed: Annotated[int, typer.Option(min=0, help="Of the students' start and of the order of examples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the students' start and of the order of examples.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Distil a small VL-T5 in minutes, without network, GPU or data: 8 heads teach 2.
@@ -47,7 +51,9 @@ def demo(
 
     with user_errors(), as_file(files("amad") / "assets") as assets:
         if out.exists() and any(out.iterdir()):
-            raise RecipeError(f"{out} is not empty, and nothing in it is overwritten. Remove it, or give --out FOLDER.")
+            raise RecipeError(
+                f"{out} is not empty, and nothing in it is overwritten. Remove it, or give --out FOLDER."
+            )
         scenes, teacher_folder = out / "scenes", assets / "shapes-teacher"
         with counted(console, "rendering scenes", images) as advance:
             summary = write_shapes(scenes, images, seed=SCENES_SEED, on_progress=advance)
@@ -71,7 +77,8 @@ def demo(
             "scenes": str(scenes),
             "question_only_accuracy": summary.baselines.question_only,
             "models": {
-                row["name"]: row | {"examples_to_90": _examples_to(results.get(row["name"]), rows[0]["accuracy"])}
+                row["name"]: row
+                | {"examples_to_90": _examples_to(results.get(row["name"]), rows[0]["accuracy"])}
                 for row in rows
             },
         }
@@ -81,27 +88,29 @@ def demo(
         _show(document, out)
 
 
-def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:  # noqa: ANN401 - a TrainingRun
+def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
     """Accuracy on every validation question and latency, teacher first."""
     import torch
 
     from amad.capture.sites import find_sites
     from amad.cli.progress import counted
     from amad.data.vqa import VqaDataset
-    from amad.evaluation.efficiency import compare_latency
+    from amad.evaluation.efficiency import compare_latency, count_parameters
     from amad.evaluation.evaluate import accuracy, answer_questions
     from amad.models.load import load_model
     from amad.training.splits import vqa_splits
 
     data = run.recipe.data.model_copy(update={"max_validation_questions": None})
     validation: VqaDataset | None = vqa_splits(data, run.recipe.seed, run.image_transform.resize)[1]
-    assert validation is not None  # noqa: S101 - the demo's recipe has a validation split
+    assert validation is not None
     models = {"teacher": run.teacher} | {
         name: load_model(folder, dtype=torch.float32) for name, folder in students.items()
     }
-    rows = []
-    with counted(console, "answering", len(models) * len(validation)) as advance:
-        for index, (name, model) in enumerate(models.items()):
+    rows: list[dict[str, Any]] = []
+    whole = len(models) * len(validation)
+    with counted(console, "answering", whole) as advance:
+        for name, model in models.items():
+            before = len(rows) * len(validation)
             results = answer_questions(
                 model,
                 run.tokenizer,
@@ -109,14 +118,16 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:  # no
                 run.collator,
                 batch_size=250,
                 max_new_tokens=3,
-                on_progress=lambda done, whole, index=index: advance(index * whole + done, len(models) * whole),
+                on_progress=partial(_shift, advance, before, whole),
+                    index * whole + done, len(models) * whole
+                ),
             )
             sites = find_sites(model)
             rows.append(
                 {
                     "name": name,
                     "accuracy": accuracy(validation, results),
-                    "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                    "parameters": count_parameters(model),
                     "heads": sites[0].n_heads,
                     "layers": {
                         stack: sum(site.key.stack == stack for site in sites)
@@ -125,10 +136,14 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:  # no
                 }
             )
     batch = run.collator([validation[0]])
-    one = {name: value for name, value in batch.items() if name not in ("labels", "label_weights")}
-    for row, latency in zip(rows, compare_latency(models, one, max_new_tokens=3).values(), strict=True):
+    for row, latency in zip(rows, compare_latency(models, batch, new_tokens=2).values(), strict=True):
         row["latency_seconds"] = latency.median_seconds
     return rows
+
+
+def _shift(advance: Callable[[int, int], None], before: int, whole: int, done: int, _: int) -> None:
+    """Move the one bar that several counts share."""
+    advance(before + done, whole)
 
 
 def _examples_to(result: dict[str, Any] | None, teacher_accuracy: float) -> int | None:
@@ -150,7 +165,11 @@ def _show(document: dict[str, Any], out: Path) -> None:
             f"{row['parameters']:,}",
             f"{row['accuracy']:.1f} %",
             f"{100 * row['accuracy'] / best:.1f} %",
-            "–" if name == "teacher" else f"{row['examples_to_90']:,}" if row["examples_to_90"] else "not reached",
+            "–"
+            if name == "teacher"
+            else f"{row['examples_to_90']:,}"
+            if row["examples_to_90"]
+            else "not reached",
             f"{1000 * row['latency_seconds']:.1f} ms",
         )
         for name, row in document["models"].items()

@@ -12,8 +12,12 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="KEY=VALUE, with dots: training.max_steps=500", show_default=False)
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print sites, pairs, steps and memory, and stop.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this output folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last checkpoint of this output folder.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
+]
 
 
 def train(

@@ -17,7 +17,8 @@ def evaluate(
         Path | None, typer.Option(help="Checkpoint folder; the recipe's own result when absent.")
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="Where to write the official result file; beside the records when absent.")
+        Path | None,
+        typer.Option(help="Where to write the official result file; beside the records when absent."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 100,
     as_json: Json = False,
@@ -38,11 +39,17 @@ def evaluate(
     with user_errors():
         run = load_recipe(recipe, overrides or [])
         folder = model or Path(run.output) / MODEL_FOLDER
-        loaded, tokenizer, transform = load_model(folder), load_tokenizer(folder), load_image_transform(folder)
+        loaded, tokenizer, transform = (
+            load_model(folder),
+            load_tokenizer(folder),
+            load_image_transform(folder),
+        )
         data = run.data.model_copy(update={"max_validation_questions": None})
         _, validation = vqa_splits(data, run.seed, transform.resize)
         if validation is None:
-            raise RecipeError("the recipe has neither data.validation nor data.holdout, so there is nothing to score.")
+            raise RecipeError(
+                "the recipe has neither data.validation nor data.holdout, so there is nothing to score."
+            )
         collator = Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens)
         with counted(console, "answering", len(validation)) as advance:
             answers = answer_questions(

@@ -13,7 +13,10 @@ COLUMNS = ("stack", "layer", "heads", "key/value heads", "head width", "back-end
 
 def inspect(
     model_or_recipe: Annotated[
-        str, typer.Argument(help="A checkpoint folder, a model type such as 'blip', or a recipe.", show_default=False)
+        str,
+        typer.Argument(
+            help="A checkpoint folder, a model type such as 'blip', or a recipe.", show_default=False
+        ),
     ],
     overrides: Overrides = None,
     as_json: Json = False,
@@ -39,7 +42,8 @@ def inspect(
             print_json(
                 {
                     "models": {
-                        name: [dict(zip(COLUMNS, row, strict=True)) for row in rows] for name, rows in models.items()
+                        name: [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+                        for name, rows in models.items()
                     },
                     "pairs": [dict(zip(("student", "teacher", "weight"), row, strict=True)) for row in pairs],
                 }
@@ -51,7 +55,7 @@ def inspect(
             print_table("Who learns from whom", ("student", "teacher", "weight"), pairs)
 
 
-def _describe(site: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a capture.sites.Site, imported late
+def _describe(site: Any) -> tuple[Any, ...]:
     return (
         site.key.stack,
         site.key.layer,

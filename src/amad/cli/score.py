@@ -19,7 +19,9 @@ def _root() -> None:
 @app.command("vqa")
 def vqa(
     questions: Annotated[Path, typer.Option(help="Official questions, plain or .gz.", show_default=False)],
-    annotations: Annotated[Path, typer.Option(help="Official annotations, plain or .gz.", show_default=False)],
+    annotations: Annotated[
+        Path, typer.Option(help="Official annotations, plain or .gz.", show_default=False)
+    ],
     results: Annotated[Path, typer.Option(help="Official result file, plain or .gz.", show_default=False)],
     as_json: Json = False,
 ) -> None:

@@ -39,11 +39,15 @@ def print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = ""
+) -> None:
     """A table on standard output; numbers are right-aligned."""
     table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], (int, float)) or _is_number(row[index]) for row in rows)
+        numeric = bool(rows) and all(
+            isinstance(row[index], (int, float)) or _is_number(row[index]) for row in rows
+        )
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_escape(str(cell)) for cell in row))
@@ -61,7 +65,10 @@ def quiet_libraries() -> None:
 
 
 def _is_number(cell: object) -> bool:
-    return str(cell).strip(" %xMs±–-").replace(".", "").replace(",", "").replace(" ", "").isdigit() or cell == "–"
+    return (
+        str(cell).strip(" %xMs±–-").replace(".", "").replace(",", "").replace(" ", "").isdigit()
+        or cell == "–"
+    )
 
 
 def _escape(text: str) -> str:

@@ -119,3 +119,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it, so that it is never there in part."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)

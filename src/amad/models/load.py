@@ -18,7 +18,6 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -36,7 +35,7 @@ from amad.models.checkpoint import (
     save_checkpoint,
 )
 
-__all__ = ["load_image_processor", "load_model", "load_tokenizer", "save_checkpoint"]
+__all__ = ["load_empty_model", "load_model", "load_tokenizer", "save_checkpoint"]
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -47,7 +46,6 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # Model types of this package and the module that registers them.
 _OWN_TYPES = {"vlt5": "amad.models.vlt5"}
 _LISTED_KEYS = 8
@@ -79,13 +77,7 @@ def load_model(
         CheckpointError: no folder, no ``config.json``, an unknown model type or class, pickled or broken or
             no weights, or weights that are missing, left over or of another shape. The message lists them.
     """
-    where = located(path)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with as_checkpoint_error(where, "cannot be loaded"):
-        raw, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
-    _register_own(raw.get("model_type"))
-    config = _config(where, raw, options)
-    _check_weights_name(where, raw)
+    where, raw, config, options = _described(path, revision, trust_remote_code)
     if Path(where).is_dir():
         check_weight_files(Path(where), raw.get("transformers_weights"))
     loader = _model_class(where, config, raw, trust_remote_code)
@@ -100,6 +92,24 @@ def load_model(
             **options,
         )
     _check_keys(where, type(model).__name__, info, ignore_unexpected)
+    dispatch_attention(model)
+    return model  # type: ignore[no-any-return]
+
+
+def load_empty_model(
+    path: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The same model without weights, on the meta device: what there is to look at before anything is read.
+
+    Raises:
+        CheckpointError: no folder, no ``config.json``, or an unknown model type or class.
+    """
+    where, raw, config, _ = _described(path, revision, trust_remote_code)
+    builder = _model_class(where, config, raw, trust_remote_code)
+    with as_checkpoint_error(where, "describes a model that cannot be built"), torch.device("meta"):
+        model = (
+            builder._from_config(config) if hasattr(builder, "_from_config") else builder.from_config(config)
+        )
     dispatch_attention(model)
     return model  # type: ignore[no-any-return]
 
@@ -121,21 +131,18 @@ def load_tokenizer(
         )
 
 
-def load_image_processor(
-    path: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
-) -> Any:
-    """The image processor of a checkpoint folder or of a model on the hub.
-
-    Raises:
-        CheckpointError: no folder, no image processor in it, or one that cannot be read.
-    """
-    where = located(path, needs_config=False)
-    check_any_file(where, _PROCESSOR_FILES, "image processor")
-    _register_own(_model_type(where))
-    with as_checkpoint_error(where, "holds an image processor that cannot be read"):
-        return AutoImageProcessor.from_pretrained(
-            where, revision=revision, trust_remote_code=trust_remote_code
-        )
+def _described(
+    path: str | os.PathLike[str], revision: str | None, trust_remote_code: bool
+) -> tuple[str, Mapping[str, Any], PreTrainedConfig, dict[str, Any]]:
+    """Where a model is, its raw and its checked configuration, and the options to load it with."""
+    where = located(path)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with as_checkpoint_error(where, "cannot be loaded"):
+        raw, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
+    _register_own(raw.get("model_type"))
+    config = _config(where, raw, options)
+    _check_weights_name(where, raw)
+    return where, raw, config, options
 
 
 def _model_type(where: str) -> Any:

@@ -23,9 +23,11 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
         log_alignment: Log entropy, largest weight, coverage and collapse of the alignment with the losses.
     """
 
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not name."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Drop columns the model does not name."}
+    )
     predict_with_generate: bool = field(default=True, metadata={"help": "Decode while evaluating."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers to report to."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers to report to."})
     check_capture: bool = field(default=True, metadata={"help": "Verify recorded attention before training."})
     log_alignment: bool = field(default=True, metadata={"help": "Log who teaches whom, and how sharply."})
 

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from amad.axes import SitePair
@@ -64,7 +72,7 @@ class ShownProgress(TrainerCallback):  # type: ignore[misc]
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        eval_dataloader: Any = None,  # noqa: ANN401
+        eval_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
         """Move the bar of the evaluation."""
@@ -117,7 +125,9 @@ class KeptRecords(TrainerCallback):  # type: ignore[misc]
         alignment: Gives the figures of each pair at the last diagnosed step.
     """
 
-    def __init__(self, records: RunRecords, alignment: Callable[[], dict[SitePair, AlignmentFigures]]) -> None:
+    def __init__(
+        self, records: RunRecords, alignment: Callable[[], dict[SitePair, AlignmentFigures]]
+    ) -> None:
         self.records = records
         self.alignment = alignment
 
@@ -132,10 +142,14 @@ class KeptRecords(TrainerCallback):  # type: ignore[misc]
         """One ``step`` or ``metrics`` event, and one ``alignment`` event per pair."""
         if not state.is_world_process_zero or not logs:
             return
-        examples = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        examples = (
+            state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        )
         values = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
         evaluated = any(name.startswith("eval_") for name in logs)
-        self.records.write("metrics" if evaluated else "step", step=state.global_step, examples=examples, **values)
+        self.records.write(
+            "metrics" if evaluated else "step", step=state.global_step, examples=examples, **values
+        )
         if "loss" not in logs:
             return
         for pair, figures in self.alignment().items():

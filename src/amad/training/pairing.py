@@ -1,7 +1,7 @@
 """Which teacher layer teaches which student layer."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,7 +71,7 @@ class Pairing:
                 pairs.append(SitePair(SiteKey(stack, student_layer), SiteKey(stack, teacher_layer), weight))
         return cls(tuple(pairs))
 
-    def __iter__(self) -> "Iterable[SitePair]":  # type: ignore[override]
+    def __iter__(self) -> Iterator[SitePair]:
         return iter(self.pairs)
 
     def __len__(self) -> int:
@@ -102,7 +102,8 @@ def _names(layers: Mapping[str, object]) -> str:
 def _apply(stack: str, rule: Rule, n_student: int, n_teacher: int) -> list[tuple[int, int]]:
     if rule == "uniform":
         return [
-            (layer, max(math.floor((layer + 1) * n_teacher / n_student + 0.5) - 1, 0)) for layer in range(n_student)
+            (layer, max(math.floor((layer + 1) * n_teacher / n_student + 0.5) - 1, 0))
+            for layer in range(n_student)
         ]
     if rule in ("last", "first"):
         if n_student > n_teacher:

@@ -17,6 +17,7 @@ from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
 from amad.data.collate import Seq2SeqCollator
 from amad.data.images import ImageTransform, load_image_transform, new_image_transform
+from amad.data.paths import write_whole
 from amad.data.tokens import train_tokenizer
 from amad.data.vqa import VqaDataset
 from amad.errors import RecipeError
@@ -108,7 +109,9 @@ class TrainingRun:
             return load_image_transform(self._home)
         config = (self.recipe.model.config or {}) if self.recipe.model is not None else {}
         if "image_size" not in config:
-            raise RecipeError("model.config has no image_size, so it is not known at what size images are read.")
+            raise RecipeError(
+                "model.config has no image_size, so it is not known at what size images are read."
+            )
         return new_image_transform(int(config["image_size"]))
 
     @cached_property
@@ -120,7 +123,9 @@ class TrainingRun:
     def collator(self) -> Seq2SeqCollator:
         """Makes batches."""
         data = self.recipe.data
-        return Seq2SeqCollator(self.tokenizer, self.image_transform, data.max_input_tokens, data.max_target_tokens)
+        return Seq2SeqCollator(
+            self.tokenizer, self.image_transform, data.max_input_tokens, data.max_target_tokens
+        )
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -131,10 +136,14 @@ class TrainingRun:
             if student.path is not None:
                 return load_model(student.path, dtype=torch.float32)
             config = student_config(
-                self.teacher.config, heads=student.heads, layers=student.layers, width=student.width, **student.config
+                self.teacher.config,
+                heads=student.heads,
+                layers=student.layers,
+                width=student.width,
+                **student.config,
             )
             return build_student(self.teacher, config, init=student.init, seed=seed)
-        assert recipe.model is not None  # noqa: S101 - decided in __init__
+        assert recipe.model is not None
         if recipe.model.path is not None:
             return load_model(recipe.model.path, dtype=torch.float32)
         return self._new_model(dict(recipe.model.config or {}))
@@ -154,7 +163,9 @@ class TrainingRun:
         }
         set_seed(self.recipe.seed)
         try:
-            model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(model_type, **values))
+            model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(
+                AutoConfig.for_model(model_type, **values)
+            )
         except (ValueError, TypeError, KeyError) as error:
             raise RecipeError(f"model.config makes no model: {error}") from None
         return model
@@ -211,7 +222,15 @@ class TrainingRun:
         """For each model, one row per site: stack, layer, heads, key heads, head width, back-end, module."""
         return {
             name: [
-                (site.key.stack, site.key.layer, site.n_heads, site.n_kv_heads, site.width, site.backend, site.name)
+                (
+                    site.key.stack,
+                    site.key.layer,
+                    site.n_heads,
+                    site.n_kv_heads,
+                    site.width,
+                    site.backend,
+                    site.name,
+                )
                 for site in sites
             ]
             for name, sites in self.sites.items()
@@ -231,7 +250,9 @@ class TrainingRun:
         if steps <= 0:
             steps = int(arguments.num_train_epochs * -(-len(train) // batch))
         trained = sum(parameter.numel() for parameter in self.model.parameters())
-        frozen = 0 if self.teacher is None else sum(parameter.numel() for parameter in self.teacher.parameters())
+        frozen = (
+            0 if self.teacher is None else sum(parameter.numel() for parameter in self.teacher.parameters())
+        )
         summary: dict[str, Any] = {
             "training questions": len(train),
             "validation questions": 0 if validation is None else len(validation),
@@ -256,8 +277,12 @@ class TrainingRun:
         batch = self.collator([self.datasets[0][index] for index in range(min(2, len(self.datasets[0])))])
         batch.pop("label_weights", None)
         records = []
-        for name, keys in (("student", self.pairing.student_keys), ("teacher", self.pairing.teacher_keys)):
-            model = self.model if name == "student" else self.teacher
+        for name, model, keys in (
+            ("student", self.model, self.pairing.student_keys),
+            ("teacher", self.teacher, self.pairing.teacher_keys),
+        ):
+            if model is None:
+                continue
             chosen = [site for site in self.sites[name] if site.key in keys]
             with torch.no_grad(), Recorder(model, chosen, detach=True) as recorder:
                 model(**batch)
@@ -292,7 +317,7 @@ class TrainingRun:
         checkpoint = self._find_checkpoint(resume)
         trainer = self._trainer()
         self.output.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.output / RECIPE_FILE, self.recipe.dump())
+        write_whole(self.output / RECIPE_FILE, self.recipe.dump())
         with RunRecords(self.output / RECORDS_FILE) as records:
             self._write_start(records, checkpoint)
             trainer.add_callback(KeptRecords(records, lambda: trainer.alignment))
@@ -369,7 +394,7 @@ class TrainingRun:
         trainer.add_callback(ShownProgress(self.console, "distilling" if self.with_teacher else "training"))
         return trainer
 
-    def _accuracy(self, prediction: Any) -> dict[str, float]:  # noqa: ANN401 - an EvalPrediction
+    def _accuracy(self, prediction: Any) -> dict[str, float]:
         """Official VQA accuracy in percent of what was generated."""
         validation = self.datasets[1]
         if validation is None:
@@ -399,12 +424,6 @@ def _by_stack(sites: list[Site]) -> Mapping[str, list[Site]]:
     return stacks
 
 
-def _range(values: Any) -> str:  # noqa: ANN401 - any iterable of numbers
+def _range(values: Any) -> str:
     numbers = sorted(set(values))
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

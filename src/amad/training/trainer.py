@@ -68,7 +68,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         *,
         objective: Objective,
         pairing: Pairing | Iterable[SitePair] | None = None,
-        **kwargs: Any,  # noqa: ANN401 - those of Seq2SeqTrainer
+        **kwargs: Any,
     ) -> None:
         args = args or DistillationArguments(output_dir="trainer_output")
         if args.n_gpu > 1:
@@ -77,7 +77,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
                 f"'accelerate launch' or 'torchrun', or show one device only."
             )
         if objective.needs_teacher and teacher_model is None:
-            raise RecipeError("the objective compares with a teacher, but teacher_model is None. Pass a teacher.")
+            raise RecipeError(
+                "the objective compares with a teacher, but teacher_model is None. Pass a teacher."
+            )
         if teacher_model is not None:
             check_compatible(model, teacher_model)
         super().__init__(model=model, args=args, **kwargs)
@@ -90,14 +92,16 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.student_sites = _choose(model, "student", [pair.student for pair in self.pairs])
         self.teacher_sites = _choose(teacher_model, "teacher", [pair.teacher for pair in self.pairs])
         self._student_recorder = Recorder(model, self.student_sites)
-        self._teacher_recorder = Recorder(teacher_model, self.teacher_sites, detach=True) if self.pairs else None
+        self._teacher_recorder = (
+            Recorder(teacher_model, self.teacher_sites, detach=True) if self.pairs else None
+        )
         self.alignment: dict[SitePair, AlignmentFigures] = {}
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
         self._summed_steps: dict[str, float] = {"train": 0.0, "eval": 0.0}
 
     # ------------------------------------------------------------------ training
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Trainer.train
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and return what ``Trainer.train`` returns; the student is an ordinary model again afterwards."""
         student = self.accelerator.unwrap_model(self.model)
         if self.args.check_capture and self.pairs:
@@ -108,11 +112,12 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         finally:
             delattr(student, OBJECTIVE)
 
-    def check_capture(self) -> dict[str, dict[SiteKey, float]]:
+    def check_capture(self) -> dict[str, dict[SiteKey, float | None]]:
         """Compare recorded with computed attention at every paired site on a few training examples.
 
         Returns:
-            For ``student`` and ``teacher``, the largest difference at each site.
+            For ``student`` and ``teacher``, the largest relative difference at each site, or None where the site
+            shows nothing to compare with.
 
         Raises:
             CaptureError: at the first site whose record is wrong.
@@ -124,7 +129,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         with torch.random.fork_rng(devices=devices):
             batch = self.data_collator([dataset[index] for index in range(min(2, len(dataset)))])
         batch = self._model_inputs(self._prepare_inputs(batch))
-        differences = {"student": self_check(self.accelerator.unwrap_model(self.model), self.student_sites, batch)}
+        differences = {
+            "student": self_check(self.accelerator.unwrap_model(self.model), self.student_sites, batch)
+        }
         if self.teacher is not None:
             teacher = self.accelerator.unwrap_model(self.teacher)
             differences["teacher"] = self_check(teacher, self.teacher_sites, batch)
@@ -136,17 +143,17 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
-    ) -> Any:  # noqa: ANN401 - Trainer's own signature
+    ) -> Any:
         """The objective on one batch, already divided by the counts of the whole optimiser step."""
         if "labels" not in inputs:
             raise RecipeError(f"a batch has no 'labels' but {sorted(inputs)}. The collator must give them.")
         student = self.accelerator.unwrap_model(model)
         counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
         targets = Targets(labels=inputs["labels"], weights=inputs.get("label_weights"))
-        model_inputs = self._student_inputs(student, inputs)
+        model_inputs = self._shifted_inputs(student, inputs)
         teacher = self._ask_teacher(inputs)
 
-        def learn(**kwargs: Any) -> tuple[Any, ObjectiveValue]:  # noqa: ANN401
+        def learn(**kwargs: Any) -> tuple[Any, ObjectiveValue]:
             with self._student_recorder:
                 output = student.forward(**kwargs)
                 records = self._student_recorder.take(inputs, require_grad=student.training)
@@ -163,19 +170,18 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return (loss, {"logits": output.get("logits")}) if return_outputs else loss
 
     def _ask_teacher(self, inputs: Mapping[str, Any]) -> Captured | None:
-        if self.teacher is None or not self.objective.needs_teacher:
+        if self.teacher is None or self._teacher_recorder is None or not self.objective.needs_teacher:
             return None
         teacher = self.accelerator.unwrap_model(self.teacher)
-        recorder = self._teacher_recorder or contextlib.nullcontext()
-        with torch.no_grad(), recorder:
-            output = self.teacher(**self._student_inputs(teacher, inputs))
-            records = {} if self._teacher_recorder is None else self._teacher_recorder.take(inputs)
+        with torch.no_grad(), self._teacher_recorder as recorder:
+            output = self.teacher(**self._shifted_inputs(teacher, inputs))
+            records = recorder.take(inputs)
         return Captured(logits=output.get("logits"), records=records)
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
 
-    def _student_inputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _shifted_inputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs of a forward that computes no loss of its own, where the model can do without labels."""
         chosen = self._model_inputs(inputs)
         shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
@@ -202,8 +208,8 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def _is_diagnosed(self, student: nn.Module) -> bool:
         if not (self.args.log_alignment and student.training):
             return False
-        step = self.state.global_step + 1
-        return step == 1 or step % max(int(self.state.logging_steps or 1), 1) == 0
+        step = int(self.state.global_step) + 1
+        return step % max(int(self.state.logging_steps or 1), 1) == 0
 
     def _diagnose(self, student: Captured, teacher: Captured) -> None:
         for term in self.objective.terms.values():
@@ -241,9 +247,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _steps_since_log(self) -> int:
         logged = [entry["step"] for entry in self.state.log_history if "loss" in entry]
-        return max(self.state.global_step - (logged[-1] if logged else self._first_step), 1)
+        return max(int(self.state.global_step) - int(logged[-1] if logged else self._first_step), 1)
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:  # noqa: ANN401
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         epochs, steps = super()._init_training_state(*args, **kwargs)
         self._first_step = self.state.global_step
         return epochs, steps
@@ -256,7 +262,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-        **gen_kwargs: Any,  # noqa: ANN401
+        **gen_kwargs: Any,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """As ``Seq2SeqTrainer``; what only the objective reads is kept from ``generate``."""
         if self.args.predict_with_generate and not prediction_loss_only:
@@ -273,7 +279,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if state_dict is None:
             state_dict = self.accelerator.unwrap_model(self.model).state_dict()
         prefix = f"{OBJECTIVE}."
-        super()._save(str(folder), {name: value for name, value in state_dict.items() if not name.startswith(prefix)})
+        super()._save(
+            str(folder), {name: value for name, value in state_dict.items() if not name.startswith(prefix)}
+        )
         own = {
             name.removeprefix(prefix): value.contiguous()
             for name, value in state_dict.items()
@@ -296,7 +304,9 @@ def _choose(model: nn.Module | None, who: str, keys: list[SiteKey]) -> list[Site
     for key in keys:
         if key not in sites:
             known = ", ".join(dict.fromkeys(site.stack for site in sites))
-            raise PairingError(f"{key} is not an attention site of the {who}, whose stacks are {known or 'none'}.")
+            raise PairingError(
+                f"{key} is not an attention site of the {who}, whose stacks are {known or 'none'}."
+            )
     return [sites[key] for key in dict.fromkeys(keys)]
 
 
@@ -315,7 +325,7 @@ def _forward_replaced(student: nn.Module, forward: Callable[..., Any]) -> Iterat
         else:
             student.forward = own
 
-    def once(**kwargs: Any) -> Any:  # noqa: ANN401
+    def once(**kwargs: Any) -> Any:
         restore()
         return forward(**kwargs)
 
