@@ -1,0 +1,1 @@
+"""Operators on pairs of attention records: what the attention losses are made of."""

@@ -1,0 +1,121 @@
+"""The maps of a student and of a teacher, dense, in blocks of query rows: what the plain operators work on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amad.capture.record import AttentionRecord
+from amad.ops.resampling import match_tokens
+
+BLOCK_NUMBERS = 1 << 25
+"""A block holds at most so many numbers (128 MiB in float32), teacher and student together."""
+
+PARTIAL_NUMBERS = 1 << 14
+"""At most so many numbers of a flattened map are multiplied and summed at once: a longer float32 sum loses digits."""
+
+
+class MapBlock(NamedTuple):
+    """Some query rows of the maps of two sites.
+
+    Attributes:
+        student: The student's rows; zero where ``keep`` is False.
+        teacher: The teacher's, likewise, with no gradient behind them.
+        keep: True for rows that count in both models.
+        student_is_whole: Rows of the student's map sum to one, as far as they count.
+        teacher_is_whole: The same for the teacher's.
+    """
+
+    student: Float[Tensor, "batch student row key"]
+    teacher: Float[Tensor, "batch teacher row key"]
+    keep: Bool[Tensor, "batch row"]
+    student_is_whole: bool
+    teacher_is_whole: bool
+
+    def partials(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Flattened pieces (batch, head, number) of the student's and the teacher's rows, short enough to sum."""
+        n_rows = max(PARTIAL_NUMBERS // max(self.student.shape[3], 1), 1)
+        for first in range(0, self.student.shape[2], n_rows):
+            rows = slice(first, first + n_rows)
+            yield self.student[:, :, rows].flatten(2), self.teacher[:, :, rows].flatten(2)
+
+    def by_row(self) -> tuple[Float[Tensor, "sample student key"], Float[Tensor, "sample teacher key"]]:
+        """The maps with every row of every sample as a sample of its own."""
+        student = self.student.transpose(1, 2).reshape(-1, self.student.shape[1], self.student.shape[3])
+        teacher = self.teacher.transpose(1, 2).reshape(-1, self.teacher.shape[1], self.teacher.shape[3])
+        return student, teacher
+
+
+_Shared = dict[tuple[int, int], tuple[AttentionRecord, AttentionRecord, MapBlock]]
+_shared: ContextVar[_Shared | None] = ContextVar("shared_maps", default=None)
+
+
+@contextmanager
+def shared_maps() -> Iterator[None]:
+    """Within it, operators that build the maps of the same two records build them once.
+
+    Only maps that fit into one block are kept, and none after the end.
+    """
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def common_dtype(student: AttentionRecord, teacher: AttentionRecord) -> torch.dtype:
+    """What two records are compared in: float64 if either holds float64, float32 otherwise."""
+    tensors = [student.query, student.probabilities, teacher.query, teacher.probabilities]
+    is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if is_double else torch.float32
+
+
+def map_blocks(student: AttentionRecord, teacher: AttentionRecord) -> Iterator[MapBlock]:
+    """The maps of two records on the student's tokens, as consecutive blocks of query rows.
+
+    A row counts if both models say that it does. Computed in :func:`common_dtype`, whatever autocast says.
+
+    Raises:
+        ShapeError: as :func:`amad.ops.resampling.match_tokens`.
+    """
+    shared = _shared.get()
+    key = (id(student), id(teacher))
+    if shared is not None and key in shared:
+        yield shared[key][2]
+        return
+    dtype = common_dtype(student, teacher)
+    on_student, on_teacher = match_tokens(student, teacher)
+    per_row = student.n_batch * (student.n_heads + teacher.n_heads) * student.n_keys
+    n_rows = max(min(BLOCK_NUMBERS // max(per_row, 1), student.n_queries), 1)
+    for rows in on_student.row_slices(n_rows):
+        block = _block(on_student, on_teacher, rows, dtype)
+        if shared is not None and n_rows == student.n_queries:
+            shared[key] = (student, teacher, block)
+        yield block
+
+
+def whole_map(student: AttentionRecord, teacher: AttentionRecord) -> MapBlock:
+    """All rows as one block, however large; see :func:`map_blocks`."""
+    on_student, on_teacher = match_tokens(student, teacher)
+    return _block(on_student, on_teacher, slice(0, on_student.n_queries), common_dtype(student, teacher))
+
+
+def _block(student: AttentionRecord, teacher: AttentionRecord, rows: slice, dtype: torch.dtype) -> MapBlock:
+    keep = student.keep(rows) & teacher.keep(rows)
+    with torch.no_grad():
+        teacher_rows = teacher.rows(rows, dtype)
+    student_rows = student.rows(rows, dtype)
+    # On a GPU asking whether any row is padded would wait for the device; there the fill is cheap.
+    if keep.is_cuda or not bool(keep.all()):
+        padded = ~keep[:, None, :, None]
+        teacher_rows = teacher_rows.masked_fill(padded, 0.0)
+        student_rows = student_rows.masked_fill(padded, 0.0)
+    return MapBlock(student_rows, teacher_rows, keep, _is_whole(student), _is_whole(teacher))
+
+
+def _is_whole(record: AttentionRecord) -> bool:
+    return record.sinks is None and record.probabilities is None

@@ -1,0 +1,177 @@
+"""A teacher's map on the student's tokens, where the two models cut the image into different patches."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amad.capture.record import AttentionRecord, TokenLayout
+from amad.errors import ShapeError
+
+MOST_UNMATCHED_TOKENS = 2
+"""Only a class and a distillation token may be there in one model and not in the other."""
+
+
+def match_tokens(
+    student: AttentionRecord, teacher: AttentionRecord
+) -> tuple[AttentionRecord, AttentionRecord]:
+    """Both records on the student's tokens; the records themselves where the axes already agree.
+
+    An axis agrees if it is equally long in both and not laid out as two different grids. Where it does not, both
+    records must say where its patches lie, and the teacher's map is resampled:
+
+        T'_qk = sum_q' sum_k' R_qq' T_q'k' C_k'k
+
+    On the query axis, R is the mean over the teacher's patches that a student's patch covers, weighted by the
+    area of the overlap and taken over the teacher's rows that count: each row of R sums to one. On the key axis,
+    C shares the probability of a teacher's patch among the student's patches that it covers, by the same areas:
+    nothing is gained or lost. Rows of T' are then divided by their sum.
+
+    Single tokens before and after the grid are matched one to one. Where the numbers before it differ and
+    neither is over two (class and distillation token: 0 and 1, 1 and 2, 0 and 2), the first ones are matched; the
+    rest leaves both maps: as a query it does not count, as a key it is masked, and the other keys share its
+    probability. The token kept is the class token, as it comes first in every model that has both.
+
+    Raises:
+        ShapeError: if the batches differ, or axes differ in length and either layout is missing or the single
+            tokens cannot be matched.
+    """
+    if student.n_batch != teacher.n_batch:
+        raise ShapeError(
+            f"student and teacher saw different batches: {student.n_batch} and {teacher.n_batch} samples. "
+            "Record both on the same inputs."
+        )
+    queries = _axis(student, teacher, student.query_layout, teacher.query_layout, 2)
+    keys = _axis(student, teacher, student.key_layout, teacher.key_layout, 3)
+    if queries is None and keys is None:
+        return student, teacher
+    matched = teacher if keys is None else _limit_keys(teacher, keys[1])
+    return _limit_student(student, queries, keys), _resample(student, matched, queries, keys)
+
+
+def grid_overlap(
+    student: tuple[int, int], teacher: tuple[int, int]
+) -> Float[Tensor, "student_patch teacher_patch"]:
+    """Area of the overlap of each two patches of two grids (height, width) over one image of area one."""
+    rows = _interval_overlap(student[0], teacher[0])
+    columns = _interval_overlap(student[1], teacher[1])
+    return torch.kron(rows, columns)
+
+
+def _interval_overlap(n_student: int, n_teacher: int) -> Tensor:
+    # In units of 1 / (n_student n_teacher) the borders are whole numbers, so patches that touch overlap by zero.
+    student = torch.arange(n_student)[:, None] * n_teacher
+    teacher = torch.arange(n_teacher)[None, :] * n_student
+    upper = torch.minimum(student + n_teacher, teacher + n_student)
+    length = (upper - torch.maximum(student, teacher)).clamp(min=0)
+    return length.double() / (n_student * n_teacher)
+
+
+def _axis(
+    student: AttentionRecord,
+    teacher: AttentionRecord,
+    student_layout: TokenLayout | None,
+    teacher_layout: TokenLayout | None,
+    axis: int,
+) -> tuple[Tensor, Tensor] | None:
+    """Overlap of the tokens of one axis (student, teacher), and which teacher tokens have a student token."""
+    n_student, n_teacher = student.map_shape[axis], teacher.map_shape[axis]
+    laid_out = student_layout is not None and teacher_layout is not None
+    if n_student == n_teacher and (not laid_out or student_layout == teacher_layout):
+        return None
+    if student_layout is None or teacher_layout is None:
+        raise _refusal(student, teacher, "and where the patches lie is not known for both")
+    if (student_layout.n_tokens, teacher_layout.n_tokens) != (n_student, n_teacher):
+        raise _refusal(
+            student, teacher, f"and the layouts {student_layout}, {teacher_layout} are of other lengths"
+        )
+    before = min(student_layout.before, teacher_layout.before)
+    most = max(student_layout.before, teacher_layout.before)
+    if student_layout.after != teacher_layout.after or (before != most and most > MOST_UNMATCHED_TOKENS):
+        raise _refusal(
+            student,
+            teacher,
+            f"and the tokens outside of the grids, {student_layout.before} + {student_layout.after} and "
+            f"{teacher_layout.before} + {teacher_layout.after}, cannot be matched",
+        )
+    overlap = torch.zeros(n_student, n_teacher, dtype=torch.float64)
+    overlap[:before, :before] = torch.eye(before)
+    grid = grid_overlap(student_layout[1:3], teacher_layout[1:3])
+    first, last = student_layout.before, teacher_layout.before
+    overlap[first : first + grid.shape[0], last : last + grid.shape[1]] = grid
+    after = student_layout.after
+    if after:
+        overlap[-after:, -after:] = torch.eye(after)
+    return overlap, overlap.sum(0) > 0
+
+
+def _refusal(student: AttentionRecord, teacher: AttentionRecord, why: str) -> ShapeError:
+    return ShapeError(
+        f"maps of {student.site} (student) and {teacher.site} (teacher) are {student.n_queries} x {student.n_keys} "
+        f"and {teacher.n_queries} x {teacher.n_keys} tokens, {why}. Give both models the same tokens, or images "
+        "cut into patches, or leave this pair out."
+    )
+
+
+def _limit_keys(record: AttentionRecord, matched: Tensor) -> AttentionRecord:
+    """The record with only these keys to attend."""
+    if bool(matched.all()):
+        return record
+    matched = matched.to(record.query.device)
+    if record.probabilities is not None:
+        return replace(record, probabilities=record.probabilities * matched)
+    visible = matched[None, None, None, :].expand(1, 1, record.n_queries, -1)
+    mask = record.mask
+    if mask is None:
+        return replace(record, mask=visible)
+    if mask.dtype == torch.bool:
+        return replace(record, mask=mask & visible)
+    return replace(record, mask=mask.masked_fill(~visible, float("-inf")))
+
+
+def _limit_student(
+    student: AttentionRecord, queries: tuple[Tensor, Tensor] | None, keys: tuple[Tensor, Tensor] | None
+) -> AttentionRecord:
+    if keys is not None:
+        student = _limit_keys(student, keys[0].sum(1) > 0)
+    if queries is not None:
+        matched = (queries[0].sum(1) > 0).to(student.query.device)[None]
+        keep = student.query_keep
+        student = replace(student, query_keep=matched if keep is None else keep & matched)
+    return student
+
+
+@torch.no_grad()
+def _resample(
+    student: AttentionRecord,
+    teacher: AttentionRecord,
+    queries: tuple[Tensor, Tensor] | None,
+    keys: tuple[Tensor, Tensor] | None,
+) -> AttentionRecord:
+    sources = [student.query, teacher.query, student.probabilities, teacher.probabilities]
+    dtype = (
+        torch.float64 if any(x is not None and x.dtype == torch.float64 for x in sources) else torch.float32
+    )
+    device = teacher.query.device
+    keep: Bool[Tensor, "batch query"] = teacher.keep()
+    maps = teacher.rows(dtype=dtype).masked_fill(~keep[:, None, :, None], 0.0)
+    if keys is not None:
+        share = (keys[0] / keys[0].sum(0).clamp(min=torch.finfo(torch.float64).tiny)).to(device, dtype)
+        maps = torch.matmul(maps, share.T)
+    if queries is not None:
+        weight = queries[0].to(device, dtype) * keep[:, None, :]
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
+        maps = torch.matmul(weight[:, None], maps)
+    mass = maps.sum(-1, keepdim=True)
+    maps = torch.where(mass > 0, maps / mass.clamp(min=torch.finfo(dtype).tiny), torch.zeros_like(maps))
+    n_batch, n_heads, n_queries, n_keys = maps.shape
+    return AttentionRecord(
+        site=teacher.site,
+        query=maps.new_zeros(n_batch, n_heads, n_queries, 0),
+        key=maps.new_zeros(n_batch, n_heads, n_keys, 0),
+        scale=1.0,
+        query_layout=student.query_layout,
+        key_layout=student.key_layout,
+        probabilities=maps,
+    )
