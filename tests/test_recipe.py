@@ -8,7 +8,12 @@ from amad.recipe import Recipe, check_recipe, load_recipe
 
 
 def minimal(**more):
-    return {"task": "vqa", "output": "runs/x", "data": {"root": "d", "train": {"questions": "q.json"}}, **more}
+    return {
+        "task": "vqa",
+        "output": "runs/x",
+        "data": {"root": "d", "train": {"questions": "q.json"}},
+        **more,
+    }
 
 
 def test_a_minimal_recipe_gets_the_papers_defaults():
@@ -97,7 +102,10 @@ def test_a_yaml_tag_that_builds_objects_is_refused(tmp_path):
             "seed": st.integers(0, 10**6),
             "pairing": st.sampled_from(["uniform", "last", {"encoder.self": [(0, 1), (1, 3)]}]),
             "student": st.fixed_dictionaries(
-                {"heads": st.integers(1, 64) | st.floats(0.01, 0.99), "width": st.none() | st.integers(8, 1024)}
+                {
+                    "heads": st.integers(1, 64) | st.floats(0.01, 0.99),
+                    "width": st.none() | st.integers(8, 1024),
+                }
             ),
         }
     )

@@ -1,10 +1,10 @@
 """A teacher, a student and a data set small enough to train in a test."""
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from transformers import T5Config, T5ForConditionalGeneration
 
-from amad.axes import SiteKey
+from amad.capture.recorder import Recorder
 from amad.capture.sites import find_sites
 from amad.losses.amad import AttentionAlignment
 from amad.losses.logits import LogitsDistillation
@@ -63,7 +63,7 @@ def trainer(folder, *, variant="kl", attention_weight=1.0, student=None, teacher
     pairing = pairing_of(student, teacher)
     attention = AttentionAlignment(pairing.pairs, variant=variant)
     if variant == "projected":
-        attention.prepare(*_records(student, teacher))
+        attention.prepare(_records(student))
     chosen = {
         "output_dir": str(folder),
         "per_device_train_batch_size": 8,
@@ -97,18 +97,11 @@ def trainer(folder, *, variant="kl", attention_weight=1.0, student=None, teacher
     )
 
 
-def _records(student, teacher):
-    from torch.utils.data import default_collate
-
-    from amad.capture.recorder import Recorder
-
+def _records(student):
     batch = default_collate([Sentences()[0], Sentences()[1]])
-    found = []
-    for model in (student, teacher):
-        with torch.no_grad(), Recorder(model, find_sites(model), detach=True) as recorder:
-            model(**batch)
-            found.append(recorder.take(batch))
-    return found
+    with torch.no_grad(), Recorder(student, find_sites(student), detach=True) as recorder:
+        student(**batch)
+        return recorder.take(batch)
 
 
 def weights(model):
@@ -119,5 +112,3 @@ def largest_difference(first, second):
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
-
-ENCODER = SiteKey("encoder.self", 0)

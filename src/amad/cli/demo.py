@@ -119,8 +119,6 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
                 batch_size=250,
                 max_new_tokens=3,
                 on_progress=partial(_shift, advance, before, whole),
-                    index * whole + done, len(models) * whole
-                ),
             )
             sites = find_sites(model)
             rows.append(

@@ -16,7 +16,7 @@ from rich.progress import (
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from amad.axes import SitePair
-from amad.losses.amad import AlignmentFigures
+from amad.losses.figures import AlignmentFigures
 from amad.records import RunRecords
 
 

@@ -212,7 +212,7 @@ class TrainingRun:
                 projection=chosen.attention.projection,
             )
             if chosen.attention.variant == "projected":
-                attention.prepare(*self._records_of_one_batch())
+                attention.prepare(self._records_of_one_batch()[0])
             terms["attention"] = (chosen.attention.weight, attention)
         return Objective(terms)
 

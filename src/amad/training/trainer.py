@@ -15,7 +15,8 @@ from amad.capture.check import self_check
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
 from amad.errors import CaptureError, PairingError, RecipeError
-from amad.losses.amad import AlignmentFigures, AttentionAlignment
+from amad.losses.amad import AttentionAlignment
+from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue, Targets
 from amad.models.student import check_compatible
 from amad.training.arguments import DistillationArguments
@@ -93,7 +94,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.teacher_sites = _choose(teacher_model, "teacher", [pair.teacher for pair in self.pairs])
         self._student_recorder = Recorder(model, self.student_sites)
         self._teacher_recorder = (
-            Recorder(teacher_model, self.teacher_sites, detach=True) if self.pairs else None
+            None if teacher_model is None else Recorder(teacher_model, self.teacher_sites, detach=True)
         )
         self.alignment: dict[SitePair, AlignmentFigures] = {}
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
