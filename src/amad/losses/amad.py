@@ -131,17 +131,17 @@ class AttentionAlignment(Term):
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         """The loss of each sample at one pair of sites, before the weight of the pair."""
-        if self.variant == "token":
-            return row_aligned_kl(student, teacher, self.temperature, self.detach_alignment).sum(-1)
-        if self.variant == "projected":
-            block = self._project(pair, student, teacher)
-            alignment = self._align(gram_of_maps([block]))
-            return kl_of_maps([block], alignment).sum(-1)
-        gram = attention_gram(student, teacher)
-        alignment = self._align(gram)
-        if self.variant == "mse":
-            return mixture_distance(gram, alignment).sum(-1)
-        return aligned_kl(student, teacher, alignment).sum(-1)
+        with torch.autocast(student.query.device.type, enabled=False):
+            if self.variant == "token":
+                return row_aligned_kl(student, teacher, self.temperature, self.detach_alignment).sum(-1)
+            if self.variant == "projected":
+                block = self._project(pair, student, teacher)
+                return kl_of_maps([block], self._align(gram_of_maps([block]))).sum(-1)
+            gram = attention_gram(student, teacher)
+            alignment = self._align(gram)
+            if self.variant == "mse":
+                return mixture_distance(gram, alignment).sum(-1)
+            return aligned_kl(student, teacher, alignment).sum(-1)
 
     @torch.no_grad()
     def diagnose(self, student: Captured, teacher: Captured) -> dict[SitePair, AlignmentFigures]:
@@ -149,7 +149,8 @@ class AttentionAlignment(Term):
         figures = {}
         for pair in self.pairs:
             records = self._records(pair, student, teacher)
-            with shared_maps():
+            device = records[0].query.device
+            with torch.autocast(device.type, enabled=False), shared_maps():
                 gram = attention_gram(*records)
                 if self.variant == "token":
                     rows = attention_row_grams(*records)

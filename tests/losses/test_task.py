@@ -1,0 +1,79 @@
+"""Cross entropy in both reductions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from amad.errors import RecipeError, ShapeError
+from amad.losses.objective import Captured, Targets
+from amad.losses.task import TaskLoss
+
+# Probabilities 1/2, 1/4, 1/4.
+ROW = [math.log(2.0), 0.0, 0.0]
+LOGITS = torch.tensor([[ROW, ROW, ROW], [ROW, ROW, ROW]])
+LABELS = torch.tensor([[0, 1, -100], [2, -100, -100]])
+
+
+def total(term, weights=None, logits=LOGITS, labels=LABELS):
+    value = term(Captured(logits), None, Targets(labels, weights))
+    return value.total.item(), value.unit
+
+
+def test_token_sums_over_the_tokens_of_all_samples():
+    assert total(TaskLoss()) == (pytest.approx(5 * math.log(2)), "token")
+
+
+def test_sample_averages_over_the_tokens_of_each_sample_first():
+    assert total(TaskLoss("sample")) == (pytest.approx(1.5 * math.log(2) + 2 * math.log(2)), "sample")
+
+
+def test_weights_multiply_the_samples():
+    weights = torch.tensor([1.0, 0.3])
+    assert total(TaskLoss(), weights)[0] == pytest.approx((3 + 0.3 * 2) * math.log(2))
+    assert total(TaskLoss("sample"), weights)[0] == pytest.approx((1.5 + 0.3 * 2) * math.log(2))
+
+
+def test_shifted_labels_are_predicted_by_the_position_before():
+    """Of labels 0 1 - and 2 - -, only the 1 has a position before it."""
+    logits = torch.zeros(2, 3, 3)
+    logits[0, 0] = torch.tensor(ROW)
+    assert total(TaskLoss(shift_labels=True), logits=logits)[0] == pytest.approx(2 * math.log(2))
+
+
+@given(seed=st.integers(0, 99), smoothing=st.sampled_from([0.0, 0.1]), shift=st.booleans())
+def test_the_mean_over_tokens_is_that_of_torch(seed, smoothing, shift):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 4, 6, generator=generator)
+    labels = torch.randint(0, 6, (3, 4), generator=generator)
+    labels[torch.rand(3, 4, generator=generator) < 0.4] = -100
+    labels[0, -1] = 1
+    first = 1 if shift else 0
+    expected = nn.functional.cross_entropy(
+        logits[:, : 4 - first].flatten(0, 1), labels[:, first:].flatten(), label_smoothing=smoothing
+    )
+    found, _ = total(TaskLoss("token", shift, smoothing), logits=logits, labels=labels)
+    assert found / int((labels[:, first:] != -100).sum()) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_sample_without_a_target_gives_zero_and_zero_gradient():
+    logits = LOGITS.clone().requires_grad_()
+    labels = torch.tensor([[0, 1, 2], [-100, -100, -100]])
+    TaskLoss("sample")(Captured(logits), None, Targets(labels)).total.backward()
+    assert (logits.grad[1] == 0).all()
+    assert logits.grad[0].abs().sum() > 0
+
+
+def test_half_precision_is_reduced_in_float32():
+    value = TaskLoss()(Captured(LOGITS.bfloat16()), None, Targets(LABELS))
+    assert value.total.dtype == torch.float32
+
+
+def test_refusals():
+    with pytest.raises(ShapeError, match=r"\(2, 3, 3\) do not have one position per label \(2, 2\)"):
+        total(TaskLoss(), labels=LABELS[:, :2])
+    with pytest.raises(RecipeError, match=r"label_smoothing = 1.0"):
+        TaskLoss(label_smoothing=1.0)
