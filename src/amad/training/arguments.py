@@ -46,6 +46,10 @@ def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> Distill
             raise RecipeError(f"training.{key} is decided by {decided[key]!r} at the top of the recipe.")
         if key not in known:
             raise RecipeError(f"unknown key 'training.{key}': {nearest_key(key, known)}")
+    # YAML reads a bare ``no`` as false.
+    given = {
+        key: "no" if value is False and key.endswith("_strategy") else value for key, value in given.items()
+    }
     try:
         return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **(_quiet() | given))
     except (ValueError, TypeError) as error:
