@@ -76,7 +76,7 @@ def with_heads(record, order):
 
 def from_maps(maps, **changes):
     """A record whose map is exactly this (batch, head, query, key), by scores of log p."""
-    n_batch, n_heads, n_queries, n_keys = maps.shape
+    n_batch, n_heads, _, n_keys = maps.shape
     scores = maps.clamp(min=1e-300).log()
     eye = torch.eye(n_keys, dtype=maps.dtype).expand(n_batch, n_heads, -1, -1)
     return AttentionRecord(SITE, scores, eye, 1.0, **changes)
@@ -88,9 +88,9 @@ def from_maps(maps, **changes):
 def test_a_case_worked_by_hand():
     """One row, two keys; teacher heads (1/2, 1/2) and (1, 0), student heads (1, 0) and (0, 1).
 
-    Cosines: 1/sqrt2 with both, so a_1 = (1/2, 1/2): the mixture is (1/2, 1/2) and its KL is 0. For the second, 1 and 0:
-    a_2 = (e, 1) / (e + 1), the mixture is a_2 itself and KL = log(1 / a_21) = log(1 + 1/e). For mse the maps of norm one
-    give |(1,1)/sqrt2 - (1/2,1/2)|^2 = (1/sqrt2 - 1/2)^2 * 2 and |(1,0) - a_2|^2 = 2 / (1 + e)^2.
+    Cosines: 1/sqrt2 with both, so a_1 = (1/2, 1/2): the mixture is (1/2, 1/2) and its KL is 0. For the second, 1
+    and 0: a_2 = (e, 1) / (e + 1), the mixture is a_2 itself and KL = log(1 / a_21) = log(1 + 1/e). For mse the maps
+    of norm one give |(1,1)/sqrt2 - (1/2,1/2)|^2 = (1/sqrt2 - 1/2)^2 * 2 and |(1,0) - a_2|^2 = 2 / (1 + e)^2.
     """
     teacher = from_maps(torch.tensor([[[[0.5, 0.5]], [[1.0, 0.0]]]], dtype=torch.float64))
     student = from_maps(torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]], dtype=torch.float64))
@@ -110,7 +110,11 @@ def test_the_value_from_queries_and_keys_is_the_value_from_dense_maps(variant, m
     made = term(variant, (student, teacher), projection="factored", temperature=0.3)
     project = plain_projection(made, student, teacher) if variant == "projected" else None
     if project is not None and mask != "none":
-        hidden = [[[plain.sees(student, b, h, q, k) for k in range(5)] for q in range(5)] for b in (0, 1) for h in (0, 1)]
+        hidden = [
+            [[plain.sees(student, b, h, q, k) for k in range(5)] for q in range(5)]
+            for b in (0, 1)
+            for h in (0, 1)
+        ]
         visible = torch.tensor(hidden).view(2, 2, 5, 5)
         samples = iter(range(2))
 
@@ -150,14 +154,18 @@ def test_autocast_changes_nothing(variant):
 def test_projected_starts_as_kl():
     student, teacher = plain.make_record(2, mask="bool", seed=1), plain.make_record(3, mask="bool", seed=2)
     for form in ("full", "factored"):
-        made = AttentionAlignment([PAIR], variant="projected", projection=form, projection_shapes={PAIR: (5, 5)})
+        made = AttentionAlignment(
+            [PAIR], variant="projected", projection=form, projection_shapes={PAIR: (5, 5)}
+        )
         torch.testing.assert_close(losses(made, student, teacher), losses(term("kl"), student, teacher))
 
 
 # ---------------------------------------------------------------------- laws
 
 
-@given(variant=variants, mask=masks, extra=extras, n_students=heads, n_teachers=heads, seed=st.integers(0, 99))
+@given(
+    variant=variants, mask=masks, extra=extras, n_students=heads, n_teachers=heads, seed=st.integers(0, 99)
+)
 def test_the_order_of_heads_does_not_matter(variant, mask, extra, n_students, n_teachers, seed):
     student = plain.make_record(n_students, mask=mask, extra=extra, seed=seed, grad=True)
     teacher = plain.make_record(n_teachers, mask=mask, extra=extra, seed=seed + 1)
@@ -267,7 +275,7 @@ def test_one_student_head_equal_to_every_teacher_head_costs_nothing():
 
 
 def test_the_minimum_of_kl_is_at_the_teacher_and_not_at_its_root():
-    """One teacher and one student head: equation 9 on maps of norm one is smallest for S proportional to the root of T."""
+    """One teacher and one student head; equation 9 on maps of norm one prefers S proportional to the root of T."""
     rows = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], dtype=torch.float64)[None, None]
     root = rows.sqrt() / rows.sqrt().sum(-1, keepdim=True)
 

@@ -58,7 +58,9 @@ def test_at_a_high_temperature_it_is_half_the_squared_distance_of_centred_logits
     student, teacher = random(0, 2, 3, 5), random(1, 2, 3, 5)
     difference = student - teacher
     centred = (difference - difference.mean(-1, keepdim=True))[LABELS != -100]
-    torch.testing.assert_close(total(student, teacher, 1e3), centred.square().sum() / 2 / 5, rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        total(student, teacher, 1e3), centred.square().sum() / 2 / 5, rtol=1e-2, atol=0
+    )
 
 
 def test_gradients_are_right_and_the_teacher_has_none():
@@ -93,5 +95,5 @@ def test_other_vocabularies_are_refused_with_both_sizes():
         total(random(0, 2, 3, 5), random(1, 2, 3, 6))
     with pytest.raises(ShapeError, match=r"\(2, 4, 5\) do not have one position per label"):
         total(random(0, 2, 3, 5), random(1, 2, 4, 5))
-    with pytest.raises(RecipeError, match="temperature = 0.0"):
+    with pytest.raises(RecipeError, match=r"temperature = 0\.0"):
         LogitsDistillation(0.0)

@@ -104,18 +104,24 @@ def plain_row(record, sample, head, query):
         return None
     scores = []
     for key in seen:
-        score = (record.query[sample, head, query] * record.key[sample, head // group, key]).sum() * record.scale
+        score = (
+            record.query[sample, head, query] * record.key[sample, head // group, key]
+        ).sum() * record.scale
         if record.softcap is not None:
             score = record.softcap * torch.tanh(score / record.softcap)
         if record.position_bias is not None:
             score = score + record.position_bias[0, head, query, key]
         if record.mask is not None and record.mask.dtype != torch.bool:
-            index = [min(i, n - 1) for i, n in zip((sample, head, query, key), record.mask.shape, strict=True)]
+            index = [
+                min(i, n - 1) for i, n in zip((sample, head, query, key), record.mask.shape, strict=True)
+            ]
             score = score + record.mask[tuple(index)]
         scores.append(score.double())
     exponentials = torch.stack(scores).exp()
     total = exponentials.sum() + (0.0 if record.sinks is None else record.sinks[head].double().exp())
-    return torch.zeros(record.n_keys, dtype=torch.float64).index_add(0, torch.tensor(seen), exponentials / total)
+    return torch.zeros(record.n_keys, dtype=torch.float64).index_add(
+        0, torch.tensor(seen), exponentials / total
+    )
 
 
 def kept_rows(student, teacher, sample):

@@ -15,7 +15,7 @@ from amad.ops.resampling import match_tokens
 BLOCK_NUMBERS = 1 << 25
 """A block holds at most so many numbers (128 MiB in float32), teacher and student together."""
 
-PARTIAL_NUMBERS = 1 << 14
+PARTIAL_NUMBERS = 1 << 13
 """At most so many numbers of a flattened map are multiplied and summed at once: a longer float32 sum loses digits."""
 
 
