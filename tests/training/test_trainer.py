@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 
@@ -188,3 +189,11 @@ def test_an_unknown_training_argument_is_refused_with_the_nearest_known_one(tmp_
 def test_an_argument_that_the_recipe_decides_elsewhere_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"training\.seed is decided by 'seed'"):
         make_arguments(str(tmp_path), 0, {"seed": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [("learning_rate: 4e-3", "learning_rate", 4e-3), ("save_strategy: no", "save_strategy", "no")],
+)
+def test_yaml_is_read_as_people_write_it(tmp_path, text, name, value):
+    assert getattr(make_arguments(str(tmp_path), 0, yaml.safe_load(text)), name) == value

@@ -46,14 +46,23 @@ def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> Distill
             raise RecipeError(f"training.{key} is decided by {decided[key]!r} at the top of the recipe.")
         if key not in known:
             raise RecipeError(f"unknown key 'training.{key}': {nearest_key(key, known)}")
-    # YAML reads a bare ``no`` as false.
-    given = {
-        key: "no" if value is False and key.endswith("_strategy") else value for key, value in given.items()
-    }
+    given = {key: _as_meant(key, value) for key, value in given.items()}
     try:
         return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **(_quiet() | given))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"training: {error}") from None
+
+
+def _as_meant(key: str, value: Any) -> Any:
+    """What YAML 1.1 reads otherwise than people write it: ``no`` as false, ``1e-3`` as text."""
+    if value is False and key.endswith("_strategy"):
+        return "no"
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _quiet() -> dict[str, Any]:
