@@ -5,6 +5,7 @@ working directory, paths of data files to ``data.root``.
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +43,16 @@ class VqaFiles(Section):
     annotations: str | None = None
     images: str = "images"
     image_name: str | None = None
+
+    @model_validator(mode="after")
+    def _keys_of_the_format(self) -> "VqaFiles":
+        superfluous = {"vqa-v2": (), "vl-t5": ("annotations",), "blip": ("annotations", "image_name")}
+        for key in superfluous[self.format]:
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"format {self.format} has no {key}: its one file says it all; leave {key} out"
+                )
+        return self
 
 
 class Holdout(Section):
@@ -126,8 +137,9 @@ class StudentRecipe(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "StudentRecipe":
-        if self.path is not None and (self.heads or self.layers or self.width or self.config):
-            raise ValueError("student.path leaves no room for student.heads, layers, width or config")
+        sized = self.heads or self.layers or self.width or self.config or self.init != "random"
+        if self.path is not None and sized:
+            raise ValueError("student.path leaves no room for student.heads, layers, width, config or init")
         return self
 
 
@@ -209,6 +221,11 @@ class Recipe(Section):
     pairing: PairingRule | dict[str, PairingRule] = "uniform"
     training: dict[str, Any] = {}
 
+    @property
+    def distils(self) -> bool:
+        """Whether there is a teacher and a student to learn from it."""
+        return self.teacher is not None and self.student is not None
+
     def dump(self) -> str:
         """The resolved recipe as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -233,11 +250,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: the recipe cannot be read: {error}.") from None
     try:
-        tree = yaml.safe_load(text)
+        tree = _read_yaml(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+        raise RecipeError(f"{path}: not valid YAML: {error}. Mend the file.") from None
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}.")
+        raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(tree).__name__}. See recipes/.")
     for override in overrides:
         _override(tree, override)
     return check_recipe(tree, source=str(path))
@@ -257,6 +274,19 @@ def nearest_key(unknown: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}."
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as most people write numbers: 1e-3 is one, where YAML 1.1 reads text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
@@ -264,7 +294,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             f"override {override!r} is not key=value. Write for instance training.max_steps=500."
         )
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _read_yaml(value)
     except yaml.YAMLError as error:
         raise RecipeError(f"override {override!r}: the value is not valid YAML: {error}") from None
     *parents, leaf = key.strip().split(".")

@@ -36,6 +36,20 @@ def test_labels_are_padded_with_the_ignored_index_and_weights_are_carried():
     torch.testing.assert_close(batch["label_weights"], torch.tensor([0.3, 1.0]))
 
 
+def test_padding_to_the_limits_gives_every_batch_one_size_and_the_same_words():
+    fixed = Seq2SeqCollator(TOKENIZER, max_input_tokens=7, max_target_tokens=4, pad_to_max=True)
+    tight = Seq2SeqCollator(TOKENIZER, max_input_tokens=7, max_target_tokens=4)
+    for items in ([item("what is", "red")], [item("what", "red blue"), item("the circle", "red")]):
+        wide, narrow = fixed(items), tight(items)
+        assert wide["input_ids"].shape == wide["attention_mask"].shape == (len(items), 7)
+        assert wide["labels"].shape == (len(items), 4)
+        for name in ("input_ids", "attention_mask", "labels"):
+            n_tokens = narrow[name].shape[1]
+            assert torch.equal(wide[name][:, :n_tokens], narrow[name])
+        assert not wide["attention_mask"][:, narrow["input_ids"].shape[1] :].any()
+        assert wide["labels"][:, narrow["labels"].shape[1] :].eq(-100).all()
+
+
 def test_a_long_target_is_cut_before_its_end_token():
     batch = Seq2SeqCollator(TOKENIZER, max_target_tokens=2)([item(target="red red red")])
     assert batch["labels"].tolist() == [[TOKENIZER.convert_tokens_to_ids("red"), 1]]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 import yaml
@@ -45,16 +45,21 @@ def demo(
     quiet_libraries()
     from amad.cli.progress import counted
     from amad.data.shapes import write_shapes
-    from amad.errors import RecipeError
+    from amad.errors import CheckpointError, RecipeError
     from amad.recipe import check_recipe
     from amad.training.run import TrainingRun
 
     with user_errors(), as_file(files("amad") / "assets") as assets:
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise RecipeError(
-                f"{out} is not empty, and nothing in it is overwritten. Remove it, or give --out FOLDER."
+                f"{out} is there already, and nothing is overwritten. Remove it, or give --out FOLDER."
             )
         scenes, teacher_folder = out / "scenes", assets / "shapes-teacher"
+        if not teacher_folder.is_dir():
+            raise CheckpointError(
+                f"{teacher_folder} is not there: the teacher of the demo ships with amad. Install amad again, or "
+                f"train the teacher with recipes of your own: amad train RECIPE."
+            )
         with counted(console, "rendering scenes", images) as advance:
             summary = write_shapes(scenes, images, seed=SCENES_SEED, on_progress=advance)
 
@@ -101,11 +106,10 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
     from amad.training.splits import vqa_splits
 
     data = run.recipe.data.model_copy(update={"max_validation_questions": None})
-    validation: VqaDataset | None = vqa_splits(data, run.recipe.seed, run.image_transform.resize)[1]
-    assert validation is not None
-    models = {"teacher": run.teacher} | {
-        name: load_model(folder, dtype=torch.float32) for name, folder in students.items()
-    }
+    validation = cast(VqaDataset, vqa_splits(data, run.recipe.seed, run.image_transform.resize)[1])
+    # All on the CPU, wherever they were trained, so that latencies compare.
+    folders = {"teacher": run.recipe.teacher, **students}
+    models = {name: load_model(folder, dtype=torch.float32) for name, folder in folders.items()}
     rows: list[dict[str, Any]] = []
     whole = len(models) * len(validation)
     with counted(console, "answering", whole) as advance:

@@ -19,6 +19,8 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
 ]
 
+PAIR_COLUMNS = ("student", "teacher", "weight")
+
 
 def train(
     recipe: RecipeArgument,
@@ -47,6 +49,7 @@ def _run(
 ) -> None:
     quiet_libraries()
     from amad.recipe import load_recipe
+    from amad.training.plan import STACK_COLUMNS
     from amad.training.run import TrainingRun
 
     with user_errors():
@@ -54,15 +57,35 @@ def _run(
         if dry_run:
             plan = run.plan()
             if as_json:
+                plan["sites"] = [dict(zip(STACK_COLUMNS, row, strict=True)) for row in plan["sites"]]
+                plan["pairs"] = [dict(zip(PAIR_COLUMNS, row, strict=True)) for row in plan["pairs"]]
                 print_json(plan)
                 return
-            print_table("Attention sites", ("model", "stack", "layers", "heads", "head width"), plan["sites"])
+            print_table("Attention sites", STACK_COLUMNS, plan["sites"])
             if plan["pairs"]:
-                print_table("Who learns from whom", ("student", "teacher", "weight"), plan["pairs"])
-            print_table("Plan", ("what", "value"), [(name, value) for name, value in plan["summary"].items()])
+                print_table("Who learns from whom", PAIR_COLUMNS, plan["pairs"])
+            print_table("Plan", ("what", "value"), list(plan["summary"].items()))
             return
-        result = run.train(resume=resume)
+        try:
+            result = run.train(resume=resume)
+        except KeyboardInterrupt:
+            console.print(_after_interruption(run.output))
+            raise typer.Exit(130) from None
         if as_json:
             print_json(result)
             return
-        print_table("Result", ("what", "value"), [(name, value) for name, value in result.items()])
+        # The curve is for programs, and in the records.
+        shown = [(name, value) for name, value in result.items() if name != "curve"]
+        print_table("Result", ("what", "value"), shown)
+
+
+def _after_interruption(output: Path) -> str:
+    from amad.training.resumption import last_checkpoint
+
+    checkpoint = last_checkpoint(output)
+    if checkpoint is not None:
+        return f"interrupted; {checkpoint} is whole. Go on from it with the same command and --resume."
+    return (
+        f"interrupted before a first checkpoint; {output} holds the records so far. To be able to go on next time, "
+        "set training.save_strategy=steps and training.save_steps."
+    )

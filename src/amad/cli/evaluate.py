@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,10 @@ def evaluate(
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="Where to write the official result file; beside the records when absent."),
+        typer.Option(
+            help="Where to write the official result file; beside the records when absent, and nowhere for a "
+            "model that is not the recipe's own."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 100,
     as_json: Json = False,
@@ -29,26 +32,29 @@ def evaluate(
     from amad.data.collate import Seq2SeqCollator
     from amad.data.images import load_image_transform
     from amad.data.paths import write_whole
-    from amad.errors import RecipeError
+    from amad.errors import CheckpointError, RecipeError
     from amad.evaluation.evaluate import accuracy, answer_questions
     from amad.models.load import load_model, load_tokenizer
     from amad.recipe import load_recipe
-    from amad.training.run import MODEL_FOLDER
+    from amad.training.resumption import MODEL_FOLDER
     from amad.training.splits import vqa_splits
 
     with user_errors():
         run = load_recipe(recipe, overrides or [])
-        folder = model or Path(run.output) / MODEL_FOLDER
-        loaded, tokenizer, transform = (
-            load_model(folder),
-            load_tokenizer(folder),
-            load_image_transform(folder),
-        )
+        own = Path(run.output) / MODEL_FOLDER
+        folder = model or own
+        if model is None and not own.is_dir():
+            raise CheckpointError(
+                f"{own} is not there yet: it is what the recipe's run leaves behind. Run amad "
+                f"{'distill' if run.distils else 'train'} {recipe} first, or name a checkpoint with --model FOLDER."
+            )
+        loaded = load_model(folder).to(_device())
+        tokenizer, transform = load_tokenizer(folder), load_image_transform(folder)
         data = run.data.model_copy(update={"max_validation_questions": None})
         _, validation = vqa_splits(data, run.seed, transform.resize)
         if validation is None:
             raise RecipeError(
-                "the recipe has neither data.validation nor data.holdout, so there is nothing to score."
+                "the recipe has neither data.validation nor data.holdout, so there is nothing to score. Add one."
             )
         collator = Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens)
         with counted(console, "answering", len(validation)) as advance:
@@ -61,13 +67,26 @@ def evaluate(
                 max_new_tokens=data.max_target_tokens,
                 on_progress=advance,
             )
-        out = results or Path(run.output) / "results.json"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, json.dumps(answers, ensure_ascii=False))
+        out = results or (own.with_name("results.json") if folder == own else None)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(out, json.dumps(answers, ensure_ascii=False))
         reached = accuracy(validation, answers)
-        document = {"model": str(folder), "questions": len(answers), "results": str(out), "accuracy": reached}
+        document = {
+            "model": str(folder),
+            "questions": len(answers),
+            "results": None if out is None else str(out),
+            "accuracy": reached,
+        }
         if as_json:
             print_json(document)
             return
-        shown = "no answers to score with" if reached is None else f"{reached:.2f} %"
-        print_table("Evaluation", ("what", "value"), [*list(document.items())[:-1], ("accuracy", shown)])
+        document["results"] = "not written" if out is None else str(out)
+        document["accuracy"] = "no answers to score with" if reached is None else f"{reached:.2f} %"
+        print_table("Evaluation", ("what", "value"), list(document.items()))
+
+
+def _device() -> Any:
+    import torch
+
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"

@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from amad.errors import AmadError
@@ -19,6 +21,8 @@ console = Console(stderr=True)
 output = Console()
 """Results for people."""
 
+_WIDEST = 400
+
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
@@ -26,11 +30,25 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except AmadError as error:
-        console.print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        _refuse(_message(error))
+    except PermissionError as error:
+        _refuse(f"{error.filename}: {error.strerror}. Choose a place that you may write to.")
     except KeyboardInterrupt:
-        console.print("interrupted; what was written so far is complete. Go on with --resume.")
+        console.print("interrupted.")
         raise typer.Exit(130) from None
+
+
+def _refuse(message: str) -> NoReturn:
+    console.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(2) from None
+
+
+def _message(error: AmadError) -> str:
+    """The message alone, also where a data loader's worker put its traceback before it."""
+    text = str(error)
+    if text.startswith("Caught ") and "Traceback" in text:
+        return text.rpartition(f"{type(error).__name__}: ")[2].strip()
+    return text
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -42,16 +60,18 @@ def print_json(document: Mapping[str, Any]) -> None:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = ""
 ) -> None:
-    """A table on standard output; numbers are right-aligned."""
-    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    """A table on standard output, as wide as it needs where no terminal limits it; numbers are right-aligned."""
+    table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        numeric = bool(rows) and all(
-            isinstance(row[index], (int, float)) or _is_number(row[index]) for row in rows
-        )
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_escape(str(cell)) for cell in row))
-    output.print(table)
+        table.add_row(*(escape(str(cell)) for cell in row))
+    # A pipe or a file has no edge to fold at.
+    screen = output if output.is_terminal else Console(width=_WIDEST)
+    screen.print(table)
+    if caption:
+        screen.print(escape(caption), style="dim", highlight=False)
 
 
 def quiet_libraries() -> None:
@@ -65,11 +85,5 @@ def quiet_libraries() -> None:
 
 
 def _is_number(cell: object) -> bool:
-    return (
-        str(cell).strip(" %xMs±–-").replace(".", "").replace(",", "").replace(" ", "").isdigit()
-        or cell == "–"
-    )
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+    """Whether a cell is a number, maybe with a unit: ``12``, ``1,000``, ``98.5 %``, ``3.1 ms``, or a dash for none."""
+    return isinstance(cell, int | float) or re.fullmatch(r"–|-?[\d,.]+( %| ms)?", str(cell)) is not None

@@ -25,7 +25,7 @@ class Seq2SeqCollator:
     The batch has ``input_ids`` and ``attention_mask`` (1 on real tokens); ``labels`` padded with -100 and
     ``label_weights`` (batch,) if the items have targets; and ``pixel_values``, or ``vis_feats``, ``boxes``
     and ``vis_attention_mask`` (1 on real regions), padded with zeros. Texts are padded on the right to the
-    longest of the batch; longer ones are cut before ``</s>``, which always stays last.
+    longest of the batch; those over the limit are cut before ``</s>``, which always stays last.
 
     Args:
         tokenizer: Any tokenizer that has a padding token.
@@ -33,6 +33,8 @@ class Seq2SeqCollator:
         max_input_tokens: The longest text, ``</s>`` included.
         max_target_tokens: The longest target, likewise.
         n_cached: So many tokenised texts are remembered: questions and answers repeat.
+        pad_to_max: Pad texts and targets to their limits rather than to the longest of the batch, so that
+            attention maps have one size in every batch. Regions are still padded to the most of the batch.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Seq2SeqCollator:
         max_input_tokens: int = 20,
         max_target_tokens: int = 10,
         n_cached: int = 1 << 16,
+        pad_to_max: bool = False,
     ) -> None:
         if tokenizer.pad_token_id is None:
             raise DataError(
@@ -53,6 +56,7 @@ class Seq2SeqCollator:
         self.max_input_tokens = max_input_tokens
         self.max_target_tokens = max_target_tokens
         self.n_cached = n_cached
+        self.pad_to_max = pad_to_max
         self._ids = lru_cache(maxsize=n_cached)(self._tokenise)
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -98,7 +102,8 @@ class Seq2SeqCollator:
 
     def _pad(self, texts: Sequence[str], max_tokens: int, fill: int) -> Int[Tensor, "batch token"]:
         rows = [self._ids(text, max_tokens) for text in texts]
-        padded = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+        longest = max_tokens if self.pad_to_max else max(map(len, rows))
+        padded = np.full((len(rows), longest), fill, dtype=np.int64)
         for row, ids in zip(padded, rows, strict=True):
             row[: len(ids)] = ids
         return torch.from_numpy(padded)

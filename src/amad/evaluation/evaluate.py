@@ -8,7 +8,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amad.data.collate import Seq2SeqCollator
 from amad.data.vqa import VqaDataset
-from amad.metrics.vqa import mean_accuracy
 
 _TARGETS = ("labels", "label_weights")
 
@@ -57,9 +56,13 @@ def answer_questions(
 
 
 def accuracy(dataset: VqaDataset, results: list[dict[str, Any]]) -> float | None:
-    """Official VQA accuracy of these results in percent; None if the set has no answers."""
-    if any(example.answers is None for example in dataset.examples):
+    """VQA accuracy of these results in percent; None if the set has no answers.
+
+    Official where ten answers are known, else the soft score that the set gives the answer.
+    """
+    if not any(example.scores for example in dataset.examples):
         return None
-    return mean_accuracy(
-        (example.answers or () for example in dataset.examples), (result["answer"] for result in results)
-    )
+    scores = [
+        example.accuracy(result["answer"]) for example, result in zip(dataset.examples, results, strict=True)
+    ]
+    return 100 * sum(scores) / len(scores)

@@ -31,7 +31,7 @@ def progress_bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
         console=console,
-        transient=not console.is_terminal,
+        disable=not console.is_terminal,
     )
 
 
@@ -113,8 +113,31 @@ class ShownProgress(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the finished bar on the screen."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also where an error ended the training."""
         self.progress.stop()
-        self.steps = None
+        self.steps = self.batches = None
+
+
+class AnnouncedEpoch(TrainerCallback):  # type: ignore[misc]
+    """Tell the training set which epoch begins, so that it samples the answers of that epoch.
+
+    The data loader tells it as well, but not in an epoch that is resumed in its middle (accelerate 1.15).
+
+    Args:
+        set_epoch: Called with the number of the epoch, from 0.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None]) -> None:
+        self.set_epoch = set_epoch
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say it before the first batch is read."""
+        self.set_epoch(int(state.epoch or 0))
 
 
 class KeptRecords(TrainerCallback):  # type: ignore[misc]
@@ -123,13 +146,18 @@ class KeptRecords(TrainerCallback):  # type: ignore[misc]
     Args:
         records: The run's records.
         alignment: Gives the figures of each pair at the last diagnosed step.
+        examples_seen: Says how many examples were seen after so many steps.
     """
 
     def __init__(
-        self, records: RunRecords, alignment: Callable[[], dict[SitePair, AlignmentFigures]]
+        self,
+        records: RunRecords,
+        alignment: Callable[[], dict[SitePair, AlignmentFigures]],
+        examples_seen: Callable[[int], int],
     ) -> None:
         self.records = records
         self.alignment = alignment
+        self.examples_seen = examples_seen
 
     def on_log(
         self,
@@ -142,9 +170,7 @@ class KeptRecords(TrainerCallback):  # type: ignore[misc]
         """One ``step`` or ``metrics`` event, and one ``alignment`` event per pair."""
         if not state.is_world_process_zero or not logs:
             return
-        examples = (
-            state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        )
+        examples = self.examples_seen(state.global_step)
         values = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
         evaluated = any(name.startswith("eval_") for name in logs)
         self.records.write(

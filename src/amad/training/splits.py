@@ -32,17 +32,23 @@ def vqa_splits(
         prepare: Makes the array of an image before it is kept in memory.
 
     Raises:
-        DataError: if a file is missing, malformed or outside of ``data.root``.
+        DataError: if a file is missing, malformed or outside of ``data.root``, or no training question has an
+            answer.
     """
     root = Path(data.root)
     if not root.is_dir():
         raise DataError(f"data.root {root} is no folder. Give the folder of the data with data.root=FOLDER.")
-    train = read_vqa_files(root, data.train)
+    train = read_vqa_files(root, data.train, "data.train")
+    if not any(example.scores for example in train):
+        raise DataError(
+            f"data.train: none of the {len(train)} questions has an answer, so there is nothing to learn. "
+            "Give data.train.annotations, or a file that has answers."
+        )
     validation: list[VqaExample] | None = None
     if data.holdout is not None:
         train, validation = holdout_by_image(train, data.holdout.share, data.holdout.seed)
     elif data.validation is not None:
-        validation = read_vqa_files(root, data.validation)
+        validation = read_vqa_files(root, data.validation, "data.validation")
     cache = int(data.image_cache_gib * GIB)
     trained = VqaDataset(
         train, training=True, prompt=data.prompt, seed=seed, cache_bytes=cache, prepare=prepare
@@ -55,13 +61,13 @@ def vqa_splits(
     )
 
 
-def read_vqa_files(root: Path, files: VqaFiles) -> list[VqaExample]:
-    """The examples of one split; see :func:`vqa_splits`."""
-    questions = inside(root, files.questions, "data.questions")
-    images = inside(root, files.images, "data.images")
+def read_vqa_files(root: Path, files: VqaFiles, key: str) -> list[VqaExample]:
+    """The examples of the split that the recipe has under ``key``; see :func:`vqa_splits`."""
+    questions = inside(root, files.questions, f"{key}.questions")
+    images = inside(root, files.images, f"{key}.images")
     if files.format == "blip":
         return read_blip(questions, images)
     if files.format == "vl-t5":
         return read_vlt5(questions, images, files.image_name or "{image_id}.jpg")
-    annotations = None if files.annotations is None else inside(root, files.annotations, "data.annotations")
+    annotations = None if files.annotations is None else inside(root, files.annotations, f"{key}.annotations")
     return read_vqa_v2(questions, annotations, images, files.image_name or OFFICIAL_IMAGE_NAME)

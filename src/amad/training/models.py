@@ -1,0 +1,81 @@
+"""The model at the start of a run, where it is not simply a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+import amad.models.vlt5  # noqa: F401 - registers the model type
+from amad.errors import RecipeError, ShapeError
+from amad.models.load import load_tokenizer
+from amad.recipe import nearest_key
+
+_LONGEST_REASON = 300
+
+
+def new_model(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """An encoder-decoder with random weights, sized for a tokenizer.
+
+    Args:
+        values: ``model.config`` of a recipe, with its ``model_type``.
+        tokenizer: Gives the size of the vocabulary and the special tokens.
+        seed: Of the weights; the global random state is set to it.
+
+    Raises:
+        RecipeError: if the model type is missing, unknown or no encoder-decoder, a key is unknown, or a value is
+            refused.
+    """
+    model_type = values.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        hint = nearest_key(str(model_type), list(CONFIG_MAPPING)) if model_type else "Name one, such as vlt5."
+        raise RecipeError(f"model.config.model_type is {model_type!r}, which is no type of model. {hint}")
+    given = {key: value for key, value in values.items() if key != "model_type"}
+    try:
+        default = AutoConfig.for_model(model_type)
+        for key in given:
+            if not hasattr(default, key):
+                known = [name for name in vars(default) if not name.startswith("_")]
+                raise RecipeError(f"unknown key 'model.config.{key}': {nearest_key(key, known)}")
+        given |= {
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "decoder_start_token_id": tokenizer.pad_token_id,
+        }
+        set_seed(seed)
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(model_type, **given))
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise RecipeError(f"model.config makes no model: {reason} Correct the value.") from None
+    return model
+
+
+def check_same_words(student: str, teacher: PreTrainedTokenizerBase) -> None:
+    """See that a student's checkpoint numbers words as its teacher does; one without a tokenizer is taken on trust.
+
+    Raises:
+        ShapeError: if a word has another number, or is in only one of the vocabularies.
+    """
+    if not any((Path(student) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return
+    ours, theirs = load_tokenizer(student).get_vocab(), teacher.get_vocab()
+    differing = sorted(word for word in ours.keys() | theirs.keys() if ours.get(word) != theirs.get(word))
+    if differing:
+        word = differing[0]
+        raise ShapeError(
+            f"student and teacher have different vocabularies: {word!r} is {_number(ours, word)} in student.path "
+            f"{student} and {_number(theirs, word)} in the teacher's tokenizer ({len(differing)} words differ). "
+            f"Give a student that shares the teacher's tokenizer."
+        )
+
+
+def _number(vocabulary: dict[str, int], word: str) -> str:
+    return f"number {vocabulary[word]}" if word in vocabulary else "unknown"

@@ -1,0 +1,89 @@
+"""The folder of a run: whether it may be written to, and where a run that was interrupted goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from amad.errors import RecipeError
+from amad.recipe import Recipe
+from amad.records import read_records
+
+RECIPE_FILE = "recipe.yaml"
+RECORDS_FILE = "records.jsonl"
+MODEL_FOLDER = "model"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+# The trainer writes this file of a checkpoint last.
+_LAST_FILE = "trainer_state.json"
+
+
+def check_new(output: Path) -> None:
+    """See that nothing is overwritten.
+
+    Raises:
+        RecipeError: if ``output`` is a file, or a folder that is not empty.
+    """
+    if output.exists() and not output.is_dir():
+        raise RecipeError(
+            f"output {output} is a file, and a run needs a folder. Give another with output=..."
+        )
+    if output.exists() and any(output.iterdir()):
+        raise RecipeError(
+            f"output folder {output} is not empty, and nothing in it is overwritten. Give another with "
+            f"output=..., remove it, or go on with --resume."
+        )
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest checkpoint that is whole; None if there is none."""
+    found = [
+        folder
+        for folder in (output / CHECKPOINTS_FOLDER).glob("checkpoint-*")
+        if folder.name.removeprefix("checkpoint-").isdigit() and (folder / _LAST_FILE).is_file()
+    ]
+    return max(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)
+
+
+def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path:
+    """Where the run in ``output`` goes on.
+
+    Raises:
+        RecipeError: if no checkpoint is there, or the run that is there is another one: it distilled where this
+            one trains alone, or its recipe differs in more than places and arguments of the trainer.
+    """
+    checkpoint = last_checkpoint(output)
+    if checkpoint is None:
+        raise RecipeError(
+            f"{output / CHECKPOINTS_FOLDER} holds no checkpoint to resume from. Start again without --resume, "
+            f"with training.save_strategy=steps and training.save_steps lower than the number of steps."
+        )
+    for record in read_records(output / RECORDS_FILE):
+        if record["event"] == "recipe" and record.get("with_teacher") != with_teacher:
+            here, there = ("distill", "train") if with_teacher else ("train", "distill")
+            raise RecipeError(f"{output} is a run of amad {there}, not of amad {here}. Resume it with that.")
+    stored, given = _learned(_stored(output)), _learned(recipe)
+    for key in stored:
+        if stored[key] != given[key]:
+            raise RecipeError(
+                f"{output / RECIPE_FILE} has {key} = {stored[key]!r}, and the recipe to resume with has "
+                f"{given[key]!r}. Resume with what the run began with, or start another with output=..."
+            )
+    return checkpoint
+
+
+def _stored(output: Path) -> Recipe:
+    try:
+        return Recipe.model_validate(yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RecipeError(
+            f"{output / RECIPE_FILE} of the run to resume cannot be read: {error}. Restore it."
+        ) from None
+
+
+def _learned(recipe: Recipe) -> dict[str, Any]:
+    """What decides the result, without places, caches and the trainer's arguments, which may change on the way."""
+    tree = recipe.model_dump(mode="json", exclude={"output", "training"})
+    for key in ("root", "image_cache_gib"):
+        tree["data"].pop(key)
+    return tree
