@@ -69,6 +69,36 @@ def test_a_case_worked_by_hand():
     torch.testing.assert_close(rows(matched), expected)
 
 
+def test_a_class_token_that_the_student_lacks_is_hidden_before_rows_are_averaged():
+    """A teacher of 2 x 2 patches after a class token, a student of 1 x 2: columns of patches are joined.
+
+    Row a gives (.5 class, .1 left, .4 right), which is (.2, .8) of the patches; row c gives (.6, .4); so the left query
+    has their mean (.4, .6).
+    """
+    left, right = [0.5, 0.1, 0.4, 0.0, 0.0], [0.0, 0.3, 0.2, 0.3, 0.2]
+    probabilities = torch.tensor([[0.2] * 5, left, right, right, left], dtype=torch.float64)
+    teacher = laid_out(1, TokenLayout(1, 2, 2), TokenLayout(1, 2, 2), n_batch=1)
+    teacher = dataclasses.replace(teacher, probabilities=probabilities[None, None])
+    student = laid_out(1, TokenLayout(0, 1, 2), TokenLayout(0, 1, 2), n_batch=1)
+    _, matched = match_tokens(student, teacher)
+    expected = torch.tensor([[[[0.4, 0.6], [0.4, 0.6]]]], dtype=torch.float64)
+    torch.testing.assert_close(rows(matched), expected)
+
+
+def test_single_tokens_are_matched_in_their_order():
+    """Two before the grid in both models, and two before it in one of them and one in the other."""
+    probabilities = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1]] * 2)[:4]
+    layout = TokenLayout(2, 2, 1)
+    teacher = dataclasses.replace(
+        laid_out(1, layout, layout, n_batch=1), probabilities=probabilities[None, None]
+    )
+    coarse, one = TokenLayout(2, 1, 1), TokenLayout(1, 2, 1)
+    _, both = match_tokens(laid_out(1, coarse, coarse, n_batch=1), teacher)
+    torch.testing.assert_close(rows(both)[0, 0, :2].float(), torch.tensor([[0.1, 0.2, 0.7], [0.4, 0.3, 0.3]]))
+    _, first = match_tokens(laid_out(1, one, one, n_batch=1), teacher)
+    torch.testing.assert_close(rows(first)[0, 0, 0].float(), torch.tensor([0.1, 0.3, 0.4]) / 0.8)
+
+
 def test_a_finer_student_gets_equal_shares():
     student = laid_out(1, TokenLayout(0, 2, 2), TokenLayout(0, 2, 2), n_batch=1)
     teacher = laid_out(2, TokenLayout(0, 1, 1), TokenLayout(0, 1, 1), n_batch=1)

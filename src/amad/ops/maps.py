@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amad.capture.record import AttentionRecord
-from amad.ops.resampling import match_tokens
+from amad.ops.resampling import common_dtype, match_tokens
 
 BLOCK_NUMBERS = 1 << 25
 """A block holds at most so many numbers (128 MiB in float32), teacher and student together."""
@@ -67,17 +67,10 @@ def shared_maps() -> Iterator[None]:
         _shared.reset(token)
 
 
-def common_dtype(student: AttentionRecord, teacher: AttentionRecord) -> torch.dtype:
-    """What two records are compared in: float64 if either holds float64, float32 otherwise."""
-    tensors = [student.query, student.probabilities, teacher.query, teacher.probabilities]
-    is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if is_double else torch.float32
-
-
 def map_blocks(student: AttentionRecord, teacher: AttentionRecord) -> Iterator[MapBlock]:
     """The maps of two records on the student's tokens, as consecutive blocks of query rows.
 
-    A row counts if both models say that it does. Computed in :func:`common_dtype`, whatever autocast says.
+    A row counts if both models say that it does. Computed in :func:`amad.ops.resampling.common_dtype`, whatever autocast says.
 
     Raises:
         ShapeError: as :func:`amad.ops.resampling.match_tokens`.

@@ -23,14 +23,14 @@ def match_tokens(
 
         T'_qk = sum_q' sum_k' R_qq' T_q'k' C_k'k
 
-    On the query axis, R is the mean over the teacher's patches that a student's patch covers, weighted by the
-    area of the overlap and taken over the teacher's rows that count: each row of R sums to one. On the key axis,
-    C shares the probability of a teacher's patch among the student's patches that it covers, by the same areas:
-    nothing is gained or lost. Rows of T' are then divided by their sum.
+    On the key axis, C shares the probability of a teacher's patch among the student's patches that it covers, by
+    the area of the overlap: nothing is gained or lost. Rows are then divided by their sum. On the query axis, R is
+    the mean over the teacher's patches that a student's patch covers, weighted by the same areas and taken over the
+    teacher's rows that count: each row of R sums to one.
 
     Single tokens before and after the grid are matched one to one. Where the numbers before it differ and
     neither is over two (class and distillation token: 0 and 1, 1 and 2, 0 and 2), the first ones are matched; the
-    rest leaves both maps: as a query it does not count, as a key it is masked, and the other keys share its
+    rest leaves both maps: as a query it does not count, as a key it is hidden, and the other keys share its
     probability. The token kept is the class token, as it comes first in every model that has both.
 
     Raises:
@@ -46,8 +46,14 @@ def match_tokens(
     keys = _axis(student, teacher, student.key_layout, teacher.key_layout, 3)
     if queries is None and keys is None:
         return student, teacher
-    matched = teacher if keys is None else _limit_keys(teacher, keys[1])
-    return _limit_student(student, queries, keys), _resample(student, matched, queries, keys)
+    return _limit_student(student, queries, keys), _resample(student, teacher, queries, keys)
+
+
+def common_dtype(student: AttentionRecord, teacher: AttentionRecord) -> torch.dtype:
+    """What two records are compared in: float64 if either holds float64, float32 otherwise."""
+    tensors = [student.query, student.probabilities, teacher.query, teacher.probabilities]
+    is_double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if is_double else torch.float32
 
 
 def grid_overlap(
@@ -74,8 +80,8 @@ def _axis(
     student_layout: TokenLayout | None,
     teacher_layout: TokenLayout | None,
     axis: int,
-) -> tuple[Tensor, Tensor] | None:
-    """Overlap of the tokens of one axis (student, teacher), and which teacher tokens have a student token."""
+) -> Tensor | None:
+    """Overlap of the tokens of one axis (student, teacher); None where they agree."""
     n_student, n_teacher = student.map_shape[axis], teacher.map_shape[axis]
     laid_out = student_layout is not None and teacher_layout is not None
     if n_student == n_teacher and (not laid_out or student_layout == teacher_layout):
@@ -103,7 +109,7 @@ def _axis(
     after = student_layout.after
     if after:
         overlap[-after:, -after:] = torch.eye(after)
-    return overlap, overlap.sum(0) > 0
+    return overlap
 
 
 def _refusal(student: AttentionRecord, teacher: AttentionRecord, why: str) -> ShapeError:
@@ -130,13 +136,11 @@ def _limit_keys(record: AttentionRecord, matched: Tensor) -> AttentionRecord:
     return replace(record, mask=mask.masked_fill(~visible, float("-inf")))
 
 
-def _limit_student(
-    student: AttentionRecord, queries: tuple[Tensor, Tensor] | None, keys: tuple[Tensor, Tensor] | None
-) -> AttentionRecord:
+def _limit_student(student: AttentionRecord, queries: Tensor | None, keys: Tensor | None) -> AttentionRecord:
     if keys is not None:
-        student = _limit_keys(student, keys[0].sum(1) > 0)
+        student = _limit_keys(student, keys.sum(1) > 0)
     if queries is not None:
-        matched = (queries[0].sum(1) > 0).to(student.query.device)[None]
+        matched = (queries.sum(1) > 0).to(student.query.device)[None]
         keep = student.query_keep
         student = replace(student, query_keep=matched if keep is None else keep & matched)
     return student
@@ -146,25 +150,20 @@ def _limit_student(
 def _resample(
     student: AttentionRecord,
     teacher: AttentionRecord,
-    queries: tuple[Tensor, Tensor] | None,
-    keys: tuple[Tensor, Tensor] | None,
+    queries: Tensor | None,
+    keys: Tensor | None,
 ) -> AttentionRecord:
-    sources = [student.query, teacher.query, student.probabilities, teacher.probabilities]
-    dtype = (
-        torch.float64 if any(x is not None and x.dtype == torch.float64 for x in sources) else torch.float32
-    )
+    dtype = common_dtype(student, teacher)
     device = teacher.query.device
     keep: Bool[Tensor, "batch query"] = teacher.keep()
     maps = teacher.rows(dtype=dtype).masked_fill(~keep[:, None, :, None], 0.0)
     if keys is not None:
-        share = (keys[0] / keys[0].sum(0).clamp(min=torch.finfo(torch.float64).tiny)).to(device, dtype)
+        share = (keys / keys.sum(0).clamp(min=torch.finfo(torch.float64).tiny)).to(device, dtype)
         maps = torch.matmul(maps, share.T)
+    maps = whole(maps)
     if queries is not None:
-        weight = queries[0].to(device, dtype) * keep[:, None, :]
-        weight = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
-        maps = torch.matmul(weight[:, None], maps)
-    mass = maps.sum(-1, keepdim=True)
-    maps = torch.where(mass > 0, maps / mass.clamp(min=torch.finfo(dtype).tiny), torch.zeros_like(maps))
+        # Rows that do not count are zero, so dividing by the sum makes this the mean over those that do.
+        maps = whole(torch.matmul(queries.to(device, dtype), maps))
     n_batch, n_heads, n_queries, n_keys = maps.shape
     return AttentionRecord(
         site=teacher.site,
@@ -175,3 +174,9 @@ def _resample(
         key_layout=student.key_layout,
         probabilities=maps,
     )
+
+
+def whole(rows: Float[Tensor, "*any key"]) -> Float[Tensor, "*any key"]:
+    """Rows divided by their sum; a row of zeros stays one."""
+    mass = rows.sum(-1, keepdim=True)
+    return rows / torch.where(mass > 0, mass, 1.0)

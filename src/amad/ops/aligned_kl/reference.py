@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amad.ops.maps import MapBlock
+from amad.ops.resampling import whole
 
 MASS_FLOOR = 1e-30
 """Probabilities below it count as it does inside a logarithm: no key costs more than 69 nats per unit of mass."""
@@ -29,11 +30,6 @@ def _log(mass: Tensor) -> Tensor:
 
 def whole_rows(block: MapBlock) -> MapBlock:
     """The block with every row divided by its sum; a row of zeros stays one."""
-    student = block.student if block.student_is_whole else _whole(block.student)
-    teacher = block.teacher if block.teacher_is_whole else _whole(block.teacher)
+    student = block.student if block.student_is_whole else whole(block.student)
+    teacher = block.teacher if block.teacher_is_whole else whole(block.teacher)
     return MapBlock(student, teacher, block.keep, True, True)
-
-
-def _whole(rows: Tensor) -> Tensor:
-    mass = rows.sum(-1, keepdim=True)
-    return rows / torch.where(mass > 0, mass, 1.0)
