@@ -70,7 +70,7 @@ def shared_maps() -> Iterator[None]:
 def map_blocks(student: AttentionRecord, teacher: AttentionRecord) -> Iterator[MapBlock]:
     """The maps of two records on the student's tokens, as consecutive blocks of query rows.
 
-    A row counts if both models say that it does. Computed in :func:`amad.ops.resampling.common_dtype`, whatever autocast says.
+    A row counts if both models say that it does. Computed in :func:`amad.ops.resampling.common_dtype`.
 
     Raises:
         ShapeError: as :func:`amad.ops.resampling.match_tokens`.
