@@ -173,7 +173,8 @@ class AttentionRecord:
                 scores = scores + mask.to(dtype)
             visible = self.visible(rows)
             if visible is not None:
-                scores = scores.masked_fill(~visible, -math.inf)
+                # In place: nothing above keeps these numbers for its backward.
+                scores = scores.masked_fill_(~visible, -math.inf)
             return scores
 
     def rows(
@@ -194,6 +195,9 @@ class AttentionRecord:
         if visible is None:
             return scores.softmax(-1)
         alive = visible.any(-1, keepdim=True)
+        # Dead rows are rare, and two passes over the map dear. Asking a GPU would stop it, so there they are made.
+        if not scores.is_cuda and bool(alive.all()):
+            return scores.softmax(-1)
         return torch.where(alive, scores, torch.zeros_like(scores)).softmax(-1) * alive
 
     def keep(self, rows: slice = slice(None)) -> Bool[Tensor, "batch row"]:
