@@ -113,3 +113,11 @@ def test_a_yaml_tag_that_builds_objects_is_refused(tmp_path):
 def test_what_is_stored_with_a_run_reads_back_as_the_same_recipe(more):
     recipe = check_recipe(minimal(**more))
     assert Recipe.model_validate(yaml.safe_load(recipe.dump())) == recipe
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("2E4", 2e4), ("-1.5e+2", -150.0), ("1e", "1e")])
+def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(minimal()) + f"training:\n  learning_rate: {text}\n")
+    recipe = load_recipe(path, [f"training.weight_decay={text}"])
+    assert recipe.training == {"learning_rate": value, "weight_decay": value}

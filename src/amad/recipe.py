@@ -296,7 +296,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     try:
         parsed = _read_yaml(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"override {override!r}: the value is not valid YAML: {error}") from None
+        raise RecipeError(
+            f"override {override!r}: the value is not valid YAML: {error}. Put text with braces, brackets or colons "
+            f"in quotes, inside those of the shell: 'key=\"{{image_id}}.png\"'."
+        ) from None
     *parents, leaf = key.strip().split(".")
     node = tree
     for parent in parents:

@@ -149,8 +149,8 @@ def _shift(advance: Callable[[int, int], None], before: int, whole: int, done: i
 
 
 def _examples_to(result: dict[str, Any] | None, teacher_accuracy: float) -> int | None:
-    """Examples seen when the student first reached 90 % of the teacher's accuracy."""
-    if result is None:
+    """Examples seen when the student first reached 90 % of the teacher's accuracy; None if it never did."""
+    if result is None or not teacher_accuracy:
         return None
     target = TARGET_SHARE * teacher_accuracy
     return next((examples for examples, reached in result["curve"] if reached >= target), None)
@@ -166,7 +166,7 @@ def _show(document: dict[str, Any], out: Path) -> None:
             "+".join(str(count) for stack, count in row["layers"].items() if stack.endswith(".self")),
             f"{row['parameters']:,}",
             f"{row['accuracy']:.1f} %",
-            f"{100 * row['accuracy'] / best:.1f} %",
+            f"{100 * row['accuracy'] / best:.1f} %" if best else "–",
             "–"
             if name == "teacher"
             else f"{row['examples_to_90']:,}"

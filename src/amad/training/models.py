@@ -37,6 +37,11 @@ def new_model(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
     if model_type not in CONFIG_MAPPING:
         hint = nearest_key(str(model_type), list(CONFIG_MAPPING)) if model_type else "Name one, such as vlt5."
         raise RecipeError(f"model.config.model_type is {model_type!r}, which is no type of model. {hint}")
+    if CONFIG_MAPPING[model_type] not in AutoModelForSeq2SeqLM._model_mapping:
+        raise RecipeError(
+            f"model.config.model_type {model_type!r} is no encoder-decoder that generates text, which questions and "
+            f"answers need. Name one, such as vlt5."
+        )
     given = {key: value for key, value in values.items() if key != "model_type"}
     try:
         default = AutoConfig.for_model(model_type)

@@ -27,6 +27,7 @@ from amad.losses.amad import AttentionAlignment
 from amad.losses.logits import LogitsDistillation
 from amad.losses.objective import Objective, Term
 from amad.losses.task import TaskLoss
+from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer, save_checkpoint
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
@@ -98,9 +99,9 @@ class TrainingRun:
     @cached_property
     def _home(self) -> str | None:
         """Checkpoint folder whose tokenizer and image processor the run uses."""
-        if self.recipe.distils:
-            return self.recipe.teacher
-        return None if self.recipe.model is None else self.recipe.model.path
+        recipe = self.recipe
+        home = recipe.teacher if recipe.distils else None if recipe.model is None else recipe.model.path
+        return None if home is None else located(home)
 
     @cached_property
     def teacher(self) -> PreTrainedModel | None:

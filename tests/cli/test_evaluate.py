@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_the_result_file_is_official_and_scores_what_evaluate_says(amad, student_tree, scenes):
+    # It learns the validation questions by heart, so that this compares more than zeros.
+    student_tree["data"] |= {"train": student_tree["data"]["validation"], "max_validation_questions": 5}
+    path = amad.write(student_tree)
+    trained = amad.document(
+        "train", path, "training.max_steps=80", "training.per_device_train_batch_size=24", "student.width=1.0"
+    )
+    told = amad.document("evaluate", path)
+    assert told["questions"] == 24
+    assert told["results"] == "student/results.json"
+    scored = amad.document(
+        "score",
+        "vqa",
+        "--questions",
+        scenes / "questions_val.json",
+        "--annotations",
+        scenes / "annotations_val.json",
+        "--results",
+        told["results"],
+    )
+    assert scored["overall"] == pytest.approx(told["accuracy"], abs=0.005)
+    assert told["accuracy"] > 10
+    # While training, the first five questions were asked.
+    rows = json.loads(Path(told["results"]).read_text())
+    annotations = json.loads((scenes / "annotations_val.json").read_text())["annotations"]
+    right = [
+        row["answer"] == one["multiple_choice_answer"] for row, one in zip(rows, annotations, strict=True)
+    ]
+    assert trained["accuracy"] == pytest.approx(100 * sum(right[:5]) / 5)
+
+
+def test_another_model_is_scored_without_touching_the_recipes_output(amad, student_tree, taught):
+    path = amad.write(student_tree)
+    told = amad.document("evaluate", path, "--model", taught.model)
+    assert told["results"] is None
+    assert told["accuracy"] == pytest.approx(taught.result["accuracy"], abs=0.005)
+    assert not Path("student").exists()
+    asked = amad.document("evaluate", path, "--model", taught.model, "--results", "deep/r.json")
+    assert len(json.loads(Path("deep/r.json").read_text())) == asked["questions"]
+
+
+def test_the_size_of_batches_changes_no_answer(amad, student_tree, taught):
+    path = amad.write(student_tree)
+    for size in (1, 24):
+        amad.succeed(
+            "evaluate", path, "--model", taught.model, "--results", f"{size}.json", "--batch-size", size
+        )
+    assert Path("1.json").read_bytes() == Path("24.json").read_bytes()
+
+
+def test_a_run_that_was_not_made_yet_is_named_with_the_command_that_makes_it(amad, student_tree):
+    message = amad.refuse("evaluate", amad.write(student_tree))
+    assert "student/model is not there yet" in message
+    assert "amad distill recipe.yaml" in message
+
+
+def test_a_recipe_without_validation_has_nothing_to_score(amad, student_tree, taught):
+    del student_tree["data"]["validation"]
+    message = amad.refuse("evaluate", amad.write(student_tree), "--model", taught.model)
+    assert "neither data.validation nor data.holdout" in message
+
+
+def test_without_annotations_there_are_answers_and_no_score(amad, student_tree, taught):
+    del student_tree["data"]["validation"]["annotations"]
+    path = amad.write(student_tree)
+    told = amad.document("evaluate", path, "--model", taught.model, "--results", "r.json")
+    assert told["accuracy"] is None
+    assert len(json.loads(Path("r.json").read_text())) == 24
+    assert "no answers to score with" in amad.succeed("evaluate", path, "--model", taught.model)

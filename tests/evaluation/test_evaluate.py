@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from amad.data.collate import Seq2SeqCollator
+from amad.data.tokens import train_tokenizer
+from amad.data.vqa import VqaDataset, VqaExample
+from amad.evaluation.evaluate import accuracy, answer_questions
+from amad.models.vlt5 import VLT5Config, VLT5ForConditionalGeneration
+
+QUESTIONS = ["what color", "what", "how many circles are red", "is it", "red or blue"]
+
+
+def example(number, question, answers=("red",) * 10, scores=None):
+    return VqaExample(
+        number, number, question, answers, scores if scores is not None else {"red": 1.0}, image=None
+    )
+
+
+@pytest.fixture
+def answering():
+    """A model that reads text alone, its tokenizer, questions and a collator."""
+    torch.manual_seed(1)
+    dataset = VqaDataset([example(10 + i, text) for i, text in enumerate(QUESTIONS)], training=False)
+    tokenizer = train_tokenizer([*dataset.texts(), "blue two yes no"], 2, 2)
+    config = VLT5Config(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=4,
+        d_ff=32,
+        num_heads=4,
+        num_layers=1,
+        num_decoder_layers=1,
+        visual_source="patches",
+        image_size=4,
+        patch_size=4,
+        use_vis_order_embedding=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    return VLT5ForConditionalGeneration(config), tokenizer, dataset, Seq2SeqCollator(tokenizer)
+
+
+def test_answers_are_those_of_one_question_at_a_time_in_the_official_form(answering):
+    model, tokenizer, dataset, collator = answering
+    results = answer_questions(*answering, batch_size=2, max_new_tokens=4)
+    model.eval()
+    for index, result in enumerate(results):
+        inputs = collator([{"text": dataset.text(index)}])
+        tokens = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        assert result == {
+            "question_id": 10 + index,
+            "answer": tokenizer.decode(tokens[0], skip_special_tokens=True),
+        }
+    assert len({result["answer"] for result in results}) > 1
+
+
+def test_the_model_is_left_in_the_mode_in_which_it_came(answering):
+    model = answering[0]
+    for training in (True, False):
+        model.train(training)
+        answer_questions(*answering, max_new_tokens=1)
+        assert model.training is training
+
+
+def test_progress_is_told_after_every_batch(answering):
+    told = []
+    answer_questions(
+        *answering, batch_size=2, max_new_tokens=1, on_progress=lambda done, whole: told.append((done, whole))
+    )
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def results(*answers):
+    return [{"question_id": number, "answer": answer} for number, answer in enumerate(answers)]
+
+
+def test_accuracy_is_official_where_ten_answers_are_known():
+    # Two of ten: leaving each annotator out, 2 times 1 of 3 and 8 times 2 of 3 make 0.6.
+    two = example(0, "what", ("red",) * 2 + ("blue",) * 8)
+    dataset = VqaDataset([two, example(1, "what")], training=False)
+    assert accuracy(dataset, results("red", "red")) == pytest.approx(100 * (0.6 + 1) / 2)
+
+
+def test_accuracy_is_the_soft_score_where_only_that_is_published():
+    dataset = VqaDataset(
+        [example(0, "what", None, {"red": 0.3, "blue": 1.0}), example(1, "what", None, {"red": 0.9})],
+        training=False,
+    )
+    assert accuracy(dataset, results("red", "green")) == pytest.approx(15)
+
+
+def test_without_any_answer_there_is_no_accuracy():
+    dataset = VqaDataset([example(0, "what", None, {})], training=False)
+    assert accuracy(dataset, results("red")) is None

@@ -1,0 +1,225 @@
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from amad.data.shapes import IMAGE_NAME, write_shapes
+from amad.errors import RecipeError, ShapeError
+from amad.recipe import check_recipe
+from amad.records import read_records
+from amad.training.callbacks import AnnouncedEpoch
+from amad.training.resumption import check_new, find_checkpoint, last_checkpoint
+from amad.training.run import TrainingRun
+from amad.training.splits import vqa_splits
+from amad.training.values import checked_values
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_shapes(folder, 20, seed=1)
+    return folder
+
+
+@pytest.fixture
+def tree(scenes, tmp_path):
+    files = {"questions": "questions_{}.json", "annotations": "annotations_{}.json"}
+    train, val = (
+        {key: name.format(split) for key, name in files.items()} | {"image_name": IMAGE_NAME}
+        for split in ("train", "val")
+    )
+    return {
+        "task": "vqa",
+        "output": str(tmp_path / "run"),
+        "data": {"root": str(scenes), "train": train, "validation": val, "max_target_tokens": 3},
+        "model": {
+            "config": {
+                "model_type": "vlt5",
+                "visual_source": "patches",
+                "image_size": 36,
+                "patch_size": 18,
+                "d_model": 8,
+                "d_kv": 4,
+                "d_ff": 16,
+                "num_heads": 2,
+                "num_layers": 1,
+                "num_decoder_layers": 1,
+            }
+        },
+        "training": {
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 10,
+            "gradient_accumulation_steps": 3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "use_cpu": True,
+        },
+    }
+
+
+def run_of(tree, with_teacher=False):
+    return TrainingRun(check_recipe(tree), with_teacher=with_teacher, console=Console(file=io.StringIO()))
+
+
+def test_examples_are_counted_as_they_are_seen_short_batches_included(tree):
+    run = run_of(tree)
+    assert len(run.datasets[0]) == 72
+    result = run.train()
+    # 72 examples in steps of 30 are 30, 30 and 12, twice.
+    assert result["examples_seen"] == 144
+    assert [run.examples_seen(step) for step in range(7)] == [0, 30, 60, 72, 102, 132, 144]
+    steps = [event for event in read_records(run.output / "records.jsonl") if "loss" in event]
+    assert [step["examples"] for step in steps] == [30, 60, 72, 102, 132, 144]
+    assert run.plan()["summary"]["optimiser steps"] == 6
+
+
+def test_the_curve_has_every_evaluation_and_one_at_the_end(tree):
+    tree["training"] |= {"eval_strategy": "steps", "eval_steps": 4}
+    result = run_of(tree).train()
+    assert [examples for examples, _ in result["curve"]] == [102, 144]
+    assert result["accuracy"] == round(result["curve"][-1][1], 2)
+
+
+def test_the_model_is_saved_though_the_last_evaluation_fails(tree, monkeypatch):
+    run = run_of(tree)
+
+    def fail(prediction):
+        raise RuntimeError("no score")
+
+    monkeypatch.setattr(run, "_accuracy", fail)
+    with pytest.raises(RuntimeError, match="no score"):
+        run.train()
+    assert (run.output / "model" / "model.safetensors").is_file()
+
+
+def test_the_start_depends_on_the_seed_alone(tree):
+    first = run_of(tree).model.state_dict()
+    torch.rand(5)
+    second = run_of(tree).model.state_dict()
+    other = run_of(tree | {"seed": 1}).model.state_dict()
+    assert all(first[name].equal(second[name]) for name in first)
+    assert not all(first[name].equal(other[name]) for name in first)
+
+
+def test_nothing_is_left_behind_where_the_trainer_refuses(tree, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ShapeError("no")
+
+    monkeypatch.setattr("amad.training.run.write_whole", refuse)
+    run = run_of(tree)
+    with pytest.raises(ShapeError):
+        run.train()
+    assert not run.output.exists()
+
+
+def test_soft_scores_stand_in_where_raw_answers_are_not_published(tree, scenes, tmp_path):
+    rows = json.loads((scenes / "annotations_val.json").read_text())["annotations"]
+    listed = [
+        {
+            "question_id": row["question_id"],
+            "img_id": str(row["image_id"]),
+            "sent": "what?",
+            "label": {"red": 0.3},
+        }
+        for row in rows
+    ]
+    (tmp_path / "val.json").write_text(json.dumps(listed))
+    (tmp_path / "images").mkdir()
+    for row in rows:
+        source = scenes / "images" / IMAGE_NAME.format(split="val", image_id=row["image_id"])
+        (tmp_path / "images" / f"{row['image_id']}.png").write_bytes(source.read_bytes())
+    for name in ("questions_train.json", "annotations_train.json"):
+        (tmp_path / name).write_bytes((scenes / name).read_bytes())
+    for path in (scenes / "images").glob("*train*"):
+        (tmp_path / "images" / path.name).write_bytes(path.read_bytes())
+    tree["data"] |= {
+        "root": str(tmp_path),
+        "validation": {"format": "vl-t5", "questions": "val.json", "image_name": "{image_id}.png"},
+    }
+    run = run_of(tree)
+    red = run.tokenizer("red")["input_ids"]
+    prediction = SimpleNamespace(predictions=[red] * len(rows))
+    assert run._accuracy(prediction) == {"accuracy": pytest.approx(30)}
+
+
+def test_held_out_images_are_in_one_split_alone(tree):
+    data = check_recipe(tree).data.model_copy(
+        update={"validation": None, "holdout": SimpleNamespace(share=0.5, seed=0)}
+    )
+    train, validation = vqa_splits(data, 0, lambda image: image)
+    images = [{example.image_id for example in one.examples} for one in (train, validation)]
+    assert not images[0] & images[1]
+    assert len(images[0]) == len(images[1]) == 9
+
+
+def test_a_checkpoint_counts_once_its_last_file_is_there(tmp_path):
+    for step, whole in ((5, True), (10, True), (20, False)):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    assert last_checkpoint(tmp_path / "absent") is None
+
+
+def test_a_stored_recipe_that_cannot_be_read_is_named(tree, tmp_path):
+    (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "checkpoint-1" / "trainer_state.json").write_text("{}")
+    (tmp_path / "records.jsonl").write_text("")
+    (tmp_path / "recipe.yaml").write_text("task: [")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml of the run to resume cannot be read"):
+        find_checkpoint(tmp_path, check_recipe(tree), with_teacher=False)
+
+
+def test_places_and_trainer_arguments_may_change_on_resuming(tree, tmp_path):
+    tree["training"] |= {"save_strategy": "steps", "save_steps": 3}
+    run = run_of(tree)
+    run.train()
+    tree["training"] |= {"num_train_epochs": 3}
+    tree["data"] |= {"root": str(Path(tree["data"]["root"]) / "."), "image_cache_gib": 0}
+    longer = run_of(tree).train(resume=True)
+    assert longer["examples_seen"] == 216
+
+
+def test_an_empty_folder_is_a_new_output(tmp_path):
+    check_new(tmp_path)
+    check_new(tmp_path / "absent")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="not empty"):
+        check_new(tmp_path)
+    with pytest.raises(RecipeError, match="is a file"):
+        check_new(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("epoch", "told"), [(None, 0), (0, 0), (1.5, 1), (2.0, 2)])
+def test_the_epoch_that_begins_is_announced_also_in_its_middle(epoch, told):
+    heard = []
+    AnnouncedEpoch(heard.append).on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
+    assert heard == [told]
+
+
+@pytest.mark.parametrize(
+    ("given", "checked"),
+    [
+        ({"max_steps": "12"}, {"max_steps": 12}),
+        ({"learning_rate": 1}, {"learning_rate": 1.0}),
+        ({"save_strategy": False}, {"save_strategy": False}),
+        ({"optim": "adafactor", "bf16": True}, {"optim": "adafactor", "bf16": True}),
+        ({"unknown": object}, {"unknown": object}),
+    ],
+)
+def test_values_become_what_the_trainer_computes_with(given, checked):
+    assert checked_values(given) == checked
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"max_steps": "many"}, {"max_steps": 1.5}, {"learning_rate": [1]}, {"gradient_accumulation_steps": 0}],
+)
+def test_values_that_are_none_are_refused_by_key(given):
+    with pytest.raises(RecipeError, match=rf"training\.{next(iter(given))}"):
+        checked_values(given)
