@@ -200,9 +200,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return self.accelerator.gather(counts[None]).sum(0) if self.args.world_size > 1 else counts
 
     def _counts(self, batches: list[Mapping[str, Tensor]]) -> Tensor:
-        tokens = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-        samples = sum(len(batch["labels"]) for batch in batches)
-        return torch.tensor([tokens, samples], dtype=torch.float32, device=self.args.device)
+        shifts = any(getattr(term, "shift_labels", False) for term in self.objective.terms.values())
+        counts = Counts.of(*(Targets(labels=batch["labels"]) for batch in batches), shift_labels=shifts)
+        return torch.tensor(counts, dtype=torch.float32, device=self.args.device)
 
     # ------------------------------------------------------------------ what is logged
 
