@@ -1,11 +1,11 @@
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from amad.data.collate import Seq2SeqCollator
 from amad.data.tokens import train_tokenizer
 from amad.data.vqa import VqaDataset, VqaExample
 from amad.evaluation.evaluate import accuracy, answer_questions
-from amad.models.vlt5 import VLT5Config, VLT5ForConditionalGeneration
 
 QUESTIONS = ["what color", "what", "how many circles are red", "is it", "red or blue"]
 
@@ -22,7 +22,7 @@ def answering():
     torch.manual_seed(1)
     dataset = VqaDataset([example(10 + i, text) for i, text in enumerate(QUESTIONS)], training=False)
     tokenizer = train_tokenizer([*dataset.texts(), "blue two yes no"], 2, 2)
-    config = VLT5Config(
+    config = T5Config(
         vocab_size=len(tokenizer),
         d_model=16,
         d_kv=4,
@@ -30,15 +30,12 @@ def answering():
         num_heads=4,
         num_layers=1,
         num_decoder_layers=1,
-        visual_source="patches",
-        image_size=4,
-        patch_size=4,
-        use_vis_order_embedding=False,
+        initializer_factor=4.0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    return VLT5ForConditionalGeneration(config), tokenizer, dataset, Seq2SeqCollator(tokenizer)
+    return T5ForConditionalGeneration(config), tokenizer, dataset, Seq2SeqCollator(tokenizer)
 
 
 def test_answers_are_those_of_one_question_at_a_time_in_the_official_form(answering):
