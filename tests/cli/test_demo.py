@@ -59,6 +59,13 @@ def test_without_the_teacher_that_ships_it_ends_before_it_writes(amad, assets):
     assert not Path("demo").exists()
 
 
+def test_a_teacher_that_cannot_be_read_is_named_before_it_writes(amad, assets, taught):
+    shutil.copytree(taught.model, assets / "shapes-teacher")
+    (assets / "shapes-teacher" / "model.safetensors").unlink()
+    assert "has no model.safetensors" in amad.refuse("demo", *TINY)
+    assert not Path("demo").exists()
+
+
 def test_a_folder_that_is_there_is_left_alone(amad, assets):
     Path("demo").mkdir()
     Path("demo/mine.txt").write_text("mine")

@@ -67,7 +67,7 @@ def run_of(tree, with_teacher=False):
 
 def test_examples_are_counted_as_they_are_seen_short_batches_included(tree):
     run = run_of(tree)
-    assert len(run.datasets[0]) == 72
+    assert len(run.parts.datasets[0]) == 72
     result = run.train()
     # 72 examples in steps of 30 are 30, 30 and 12, twice.
     assert result["examples_seen"] == 144
@@ -97,10 +97,10 @@ def test_the_model_is_saved_though_the_last_evaluation_fails(tree, monkeypatch):
 
 
 def test_the_start_depends_on_the_seed_alone(tree):
-    first = run_of(tree).model.state_dict()
+    first = run_of(tree).parts.model.state_dict()
     torch.rand(5)
-    second = run_of(tree).model.state_dict()
-    other = run_of(tree | {"seed": 1}).model.state_dict()
+    second = run_of(tree).parts.model.state_dict()
+    other = run_of(tree | {"seed": 1}).parts.model.state_dict()
     assert all(first[name].equal(second[name]) for name in first)
     assert not all(first[name].equal(other[name]) for name in first)
 
@@ -141,7 +141,7 @@ def test_soft_scores_stand_in_where_raw_answers_are_not_published(tree, scenes, 
         "validation": {"format": "vl-t5", "questions": "val.json", "image_name": "{image_id}.png"},
     }
     run = run_of(tree)
-    red = run.tokenizer("red")["input_ids"]
+    red = run.parts.tokenizer("red")["input_ids"]
     prediction = SimpleNamespace(predictions=[red] * len(rows))
     assert run._accuracy(prediction) == {"accuracy": pytest.approx(30)}
 

@@ -16,6 +16,9 @@ N_IMAGES = 8000
 SCENES_SEED = 2
 TARGET_SHARE = 0.9
 
+STUDENTS = ("alone", "amad")
+TITLES = {"teacher": "teacher", "alone": "student, ground truth only", "amad": "student, AMAD"}
+
 COLUMNS = (
     "model",
     "heads",
@@ -43,6 +46,9 @@ def demo(
     student twice from the same start, with the same data and budget: on ground truth alone, and with AMAD.
     """
     quiet_libraries()
+    from transformers import PreTrainedModel
+
+    from amad.capture.sites import find_sites
     from amad.cli.progress import counted
     from amad.data.shapes import write_shapes
     from amad.errors import CheckpointError, RecipeError
@@ -60,23 +66,30 @@ def demo(
                 f"{teacher_folder} is not there: the teacher of the demo ships with amad. Install amad again, or "
                 f"train the teacher with recipes of your own: amad train RECIPE."
             )
-        with counted(console, "rendering scenes", images) as advance:
-            summary = write_shapes(scenes, images, seed=SCENES_SEED, on_progress=advance)
-
         tree = yaml.safe_load((assets / "shapes-amad.yaml").read_text(encoding="utf-8"))
         tree |= {"teacher": str(teacher_folder), "seed": seed}
         tree["data"]["root"] = str(scenes)
         tree["training"]["max_steps"] = steps
-        results: dict[str, dict[str, Any]] = {}
-        runs: dict[str, TrainingRun] = {}
-        for name, with_teacher in (("alone", False), ("amad", True)):
-            recipe = check_recipe({**tree, "output": str(out / name)}, source="demo")
-            runs[name] = TrainingRun(recipe, with_teacher=with_teacher, console=console)
-            console.print(
-                "student on ground truth alone" if name == "alone" else "the same student with AMAD",
-                highlight=False,
+        runs = {
+            name: TrainingRun(
+                check_recipe({**tree, "output": str(out / name)}, source="demo"),
+                with_teacher=name == "amad",
+                console=console,
             )
-            results[name] = runs[name].train()
+            for name in STUDENTS
+        }
+        # Whatever is wrong with the teacher is said before anything is written.
+        heads = find_sites(cast(PreTrainedModel, runs["amad"].parts.teacher))[0].n_heads
+        with counted(console, "rendering scenes", images) as advance:
+            summary = write_shapes(scenes, images, seed=SCENES_SEED, on_progress=advance)
+        results: dict[str, dict[str, Any]] = {}
+        for name, run in runs.items():
+            console.print(
+                f"{TITLES[name]} ({heads} heads teach {tree['student']['heads']})"
+                if name == "amad"
+                else TITLES[name]
+            )
+            results[name] = run.train()
         rows = _measure(runs["amad"], {name: Path(result["model"]) for name, result in results.items()})
         document = {
             "scenes": str(scenes),
@@ -106,7 +119,7 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
     from amad.training.splits import vqa_splits
 
     data = run.recipe.data.model_copy(update={"max_validation_questions": None})
-    validation = cast(VqaDataset, vqa_splits(data, run.recipe.seed, run.image_transform.resize)[1])
+    validation = cast(VqaDataset, vqa_splits(data, run.recipe.seed, run.parts.image_transform.resize)[1])
     # All on the CPU, wherever they were trained, so that latencies compare.
     folders = {"teacher": run.recipe.teacher, **students}
     models = {name: load_model(folder, dtype=torch.float32) for name, folder in folders.items()}
@@ -117,9 +130,9 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
             before = len(rows) * len(validation)
             results = answer_questions(
                 model,
-                run.tokenizer,
+                run.parts.tokenizer,
                 validation,
-                run.collator,
+                run.parts.collator,
                 batch_size=250,
                 max_new_tokens=3,
                 on_progress=partial(_shift, advance, before, whole),
@@ -137,7 +150,7 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
                     },
                 }
             )
-    batch = run.collator([validation[0]])
+    batch = run.parts.collator([validation[0]])
     for row, latency in zip(rows, compare_latency(models, batch, new_tokens=2).values(), strict=True):
         row["latency_seconds"] = latency.median_seconds
     return rows
@@ -157,11 +170,10 @@ def _examples_to(result: dict[str, Any] | None, teacher_accuracy: float) -> int 
 
 
 def _show(document: dict[str, Any], out: Path) -> None:
-    titles = {"teacher": "teacher", "alone": "student, ground truth only", "amad": "student, AMAD"}
     best = document["models"]["teacher"]["accuracy"]
     rows = [
         (
-            titles[name],
+            TITLES[name],
             row["heads"],
             "+".join(str(count) for stack, count in row["layers"].items() if stack.endswith(".self")),
             f"{row['parameters']:,}",

@@ -53,7 +53,7 @@ def _look(model_or_recipe: str, overrides: list[str]) -> tuple[dict[str, Any], l
 
         recipe = load_recipe(model_or_recipe, overrides)
         run = TrainingRun(recipe, with_teacher=recipe.distils, console=console)
-        return run.sites, run.pair_rows()
+        return run.parts.sites, run.pair_rows()
 
     from amad.capture.sites import find_sites
     from amad.models.load import load_empty_model

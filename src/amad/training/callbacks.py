@@ -118,6 +118,9 @@ class ShownProgress(TrainerCallback):  # type: ignore[misc]
     def close(self) -> None:
         """Give the terminal back, also where an error ended the training."""
         self.progress.stop()
+        # What a terminal shows stays; a bar that is opened later shows itself alone.
+        for task in self.progress.task_ids:
+            self.progress.remove_task(task)
         self.steps = self.batches = None
 
 

@@ -4,38 +4,21 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from amad.axes import SiteKey
-from amad.capture.record import AttentionRecord
-from amad.capture.recorder import Recorder
-from amad.capture.sites import Site, find_sites
-from amad.data.collate import Seq2SeqCollator
-from amad.data.images import ImageTransform, load_image_transform, new_image_transform
 from amad.data.paths import write_whole
-from amad.data.tokens import train_tokenizer
-from amad.data.vqa import VqaDataset
 from amad.errors import RecipeError
-from amad.losses.amad import AttentionAlignment
-from amad.losses.logits import LogitsDistillation
-from amad.losses.objective import Objective, Term
-from amad.losses.task import TaskLoss
-from amad.models.checkpoint import located
-from amad.models.load import load_model, load_tokenizer, save_checkpoint
-from amad.models.student import build_student, check_compatible, student_config
+from amad.models.load import save_checkpoint
 from amad.recipe import Recipe
 from amad.records import RunRecords, environment
 from amad.training.arguments import DistillationArguments, make_arguments
 from amad.training.callbacks import AnnouncedEpoch, KeptRecords, ShownProgress
-from amad.training.models import check_same_words, new_model
-from amad.training.pairing import Pairing
+from amad.training.parts import RunParts
 from amad.training.plan import record_bytes, stack_rows
 from amad.training.resumption import (
     CHECKPOINTS_FOLDER,
@@ -45,7 +28,6 @@ from amad.training.resumption import (
     check_new,
     find_checkpoint,
 )
-from amad.training.splits import vqa_splits
 from amad.training.trainer import DistillationTrainer
 from amad.training.values import checked_values
 
@@ -71,6 +53,7 @@ class TrainingRun:
         self.recipe = recipe
         self.with_teacher = with_teacher
         self.console = console
+        self.parts = RunParts(recipe, with_teacher=with_teacher)
         self.output = Path(recipe.output)
         if recipe.model is None and not recipe.distils:
             raise RecipeError(
@@ -94,129 +77,6 @@ class TrainingRun:
                 f"on. Give data.validation or data.holdout, or leave training.eval_strategy out."
             )
 
-    # ------------------------------------------------------------------ parts
-
-    @cached_property
-    def _home(self) -> str | None:
-        """Checkpoint folder whose tokenizer and image processor the run uses."""
-        recipe = self.recipe
-        home = recipe.teacher if recipe.distils else None if recipe.model is None else recipe.model.path
-        return None if home is None else located(home)
-
-    @cached_property
-    def teacher(self) -> PreTrainedModel | None:
-        """The teacher, in float32; None without one or without a student."""
-        if self.recipe.teacher is None or not self.recipe.distils:
-            return None
-        return load_model(self.recipe.teacher, dtype=torch.float32)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer, the model's own, or one trained on the words of the training set."""
-        model = self.recipe.model
-        folder = self._home or (model.tokenizer if model is not None else None)
-        return load_tokenizer(folder) if folder else train_tokenizer(self.datasets[0].texts())
-
-    @cached_property
-    def image_transform(self) -> ImageTransform:
-        """What makes pixels of images, as the checkpoint says, or at the size in the configuration."""
-        if self._home is not None:
-            return load_image_transform(self._home)
-        config = (self.recipe.model.config or {}) if self.recipe.model is not None else {}
-        size = config.get("image_size") or (config.get("vision_config") or {}).get("image_size")
-        if not isinstance(size, int) or size < 1:
-            raise RecipeError(
-                f"model.config.image_size is {size!r}, so it is not known at what size images are read. Give the "
-                f"height and width of images in pixels."
-            )
-        return new_image_transform(size)
-
-    @cached_property
-    def datasets(self) -> tuple[VqaDataset, VqaDataset | None]:
-        """The training and the validation set."""
-        return vqa_splits(self.recipe.data, self.recipe.seed, self.image_transform.resize)
-
-    @cached_property
-    def collator(self) -> Seq2SeqCollator:
-        """Makes batches; of one fixed length where a trained projection needs maps of one size."""
-        data, attention = self.recipe.data, self.recipe.objective.attention
-        projected = self.with_teacher and attention is not None and attention.variant == "projected"
-        return Seq2SeqCollator(
-            self.tokenizer,
-            self.image_transform,
-            data.max_input_tokens,
-            data.max_target_tokens,
-            pad_to_max=projected,
-        )
-
-    @cached_property
-    def model(self) -> PreTrainedModel:
-        """What is trained, at its start: a function of the recipe and its seed alone."""
-        recipe, student = self.recipe, self.recipe.student
-        if student is not None and self.teacher is not None:
-            if student.path is not None:
-                own = load_model(student.path, dtype=torch.float32)
-                check_compatible(own, self.teacher)
-                check_same_words(student.path, self.tokenizer)
-                return own
-            taken = {"heads", "layers", "width"} & student.config.keys()
-            if taken:
-                raise RecipeError(
-                    f"student.config.{min(taken)} is decided by student.{min(taken)}. Move it there."
-                )
-            sizes = {"heads": student.heads, "layers": student.layers, "width": student.width}
-            config = student_config(self.teacher.config, **sizes, **student.config)
-            return build_student(self.teacher, config, init=student.init, seed=recipe.seed)
-        if recipe.model is not None and recipe.model.path is not None:
-            return load_model(recipe.model.path, dtype=torch.float32)
-        config_values = (recipe.model.config or {}) if recipe.model is not None else {}
-        return new_model(config_values, self.tokenizer, recipe.seed)
-
-    @cached_property
-    def sites(self) -> dict[str, list[Site]]:
-        """Attention sites of the model, and of the teacher if there is one."""
-        if self.teacher is None:
-            return {"model": find_sites(self.model)}
-        return {"student": find_sites(self.model), "teacher": find_sites(self.teacher)}
-
-    @cached_property
-    def pairing(self) -> Pairing:
-        """Who learns from whom; empty without an attention term."""
-        term = self.recipe.objective.attention
-        if not self.with_teacher or term is None:
-            return Pairing(())
-        return Pairing.make(
-            [site.key for site in self.sites["student"]],
-            [site.key for site in self.sites["teacher"]],
-            self.recipe.pairing,
-            term.stacks,
-        )
-
-    @cached_property
-    def objective(self) -> Objective:
-        """The loss, with the parameters that the ``projected`` variant trains."""
-        chosen = self.recipe.objective
-        terms: dict[str, tuple[float, Term]] = {}
-        if chosen.task is not None:
-            terms["task"] = (
-                chosen.task.weight,
-                TaskLoss(reduction=chosen.task.reduction, label_smoothing=chosen.task.label_smoothing),
-            )
-        if self.with_teacher and chosen.logits is not None:
-            terms["logits"] = (chosen.logits.weight, LogitsDistillation(chosen.logits.temperature))
-        if self.with_teacher and chosen.attention is not None:
-            attention = AttentionAlignment(
-                self.pairing.pairs,
-                variant=chosen.attention.variant,
-                temperature=chosen.attention.temperature,
-                detach_alignment=chosen.attention.detach_alignment,
-                projection=chosen.attention.projection,
-            )
-            if chosen.attention.variant == "projected":
-                attention.prepare(self._student_records())
-            terms["attention"] = (chosen.attention.weight, attention)
-        return Objective(terms)
-
     # ------------------------------------------------------------------ looking
 
     def plan(self) -> dict[str, Any]:
@@ -225,13 +85,15 @@ class TrainingRun:
         Nothing is written. Everything that a run checks before its first step is checked, but for the output
         folder and what only computing shows.
         """
-        train, validation = self.datasets
+        train, validation = self.parts.datasets
         arguments = self.arguments
         steps = arguments.max_steps
         if steps <= 0:
             steps = math.ceil(arguments.num_train_epochs * self._steps_per_epoch)
-        trained = self.model.num_parameters()
-        frozen = 0 if self.teacher is None or not self.with_teacher else self.teacher.num_parameters()
+        trained = self.parts.model.num_parameters()
+        frozen = (
+            0 if self.parts.teacher is None or not self.with_teacher else self.parts.teacher.num_parameters()
+        )
         summary: dict[str, Any] = {
             "training questions": len(train),
             "validation questions": 0 if validation is None else len(validation),
@@ -241,35 +103,16 @@ class TrainingRun:
             "parameters of the teacher": frozen,
             "weights, gradients and Adam (MiB)": round((16 * trained + 4 * frozen) / 2**20, 1),
         }
-        if len(self.pairing):
-            records = [*self._student_records().values(), *self._teacher_records().values()]
+        if len(self.parts.pairing):
+            records = [*self.parts.student_records().values(), *self.parts.teacher_records().values()]
             recorded, maps = record_bytes(records, arguments.train_batch_size)
             summary["recorded queries and keys (MiB)"] = round(recorded / 2**20, 1)
             summary["their attention maps would take (MiB)"] = round(maps / 2**20, 1)
-        return {"sites": stack_rows(self.sites), "pairs": self.pair_rows(), "summary": summary}
+        return {"sites": stack_rows(self.parts.sites), "pairs": self.pair_rows(), "summary": summary}
 
     def pair_rows(self) -> list[tuple[str, str, float]]:
         """Student site, teacher site and weight of every pair."""
-        return [(str(pair.student), str(pair.teacher), pair.weight) for pair in self.pairing]
-
-    def _student_records(self) -> dict[SiteKey, AttentionRecord]:
-        return self._records(self.model, "student", self.pairing.student_keys)
-
-    def _teacher_records(self) -> dict[SiteKey, AttentionRecord]:
-        return (
-            {} if self.teacher is None else self._records(self.teacher, "teacher", self.pairing.teacher_keys)
-        )
-
-    def _records(
-        self, model: PreTrainedModel, who: str, keys: list[SiteKey]
-    ) -> dict[SiteKey, AttentionRecord]:
-        """Records of a forward on one or two training examples."""
-        batch = self.collator([self.datasets[0][index] for index in range(min(2, len(self.datasets[0])))])
-        batch.pop("label_weights", None)
-        chosen = [site for site in self.sites[who] if site.key in keys]
-        with torch.no_grad(), Recorder(model, chosen, detach=True) as recorder:
-            model(**batch)
-            return recorder.take(batch)
+        return [(str(pair.student), str(pair.teacher), pair.weight) for pair in self.parts.pairing]
 
     # ------------------------------------------------------------------ counting
 
@@ -280,12 +123,12 @@ class TrainingRun:
 
     @property
     def _steps_per_epoch(self) -> int:
-        return math.ceil(len(self.datasets[0]) / self._examples_per_step)
+        return math.ceil(len(self.parts.datasets[0]) / self._examples_per_step)
 
     def examples_seen(self, step: int) -> int:
         """Training examples seen after so many optimiser steps; the last step of an epoch may see fewer."""
         whole, rest = divmod(step, self._steps_per_epoch)
-        n_examples = len(self.datasets[0])
+        n_examples = len(self.parts.datasets[0])
         return whole * n_examples + min(rest * self._examples_per_step, n_examples)
 
     # ------------------------------------------------------------------ doing
@@ -319,9 +162,9 @@ class TrainingRun:
                 seconds = time.perf_counter() - started
                 # Before anything else that could fail.
                 save_checkpoint(
-                    self.model,
-                    self.tokenizer,
-                    self.image_transform,
+                    self.parts.model,
+                    self.parts.tokenizer,
+                    self.parts.image_transform,
                     self.output / MODEL_FOLDER,
                     overwrite=True,
                 )
@@ -347,7 +190,7 @@ class TrainingRun:
             "model": str(self.output / MODEL_FOLDER),
             "examples_seen": self.examples_seen(state.global_step),
             "train_seconds": round(seconds, 1),
-            "parameters": self.model.num_parameters(),
+            "parameters": self.parts.model.num_parameters(),
             "curve": curve,
         }
         if curve:
@@ -355,17 +198,17 @@ class TrainingRun:
         return result
 
     def _trainer(self) -> tuple[DistillationTrainer, ShownProgress]:
-        train, validation = self.datasets
+        train, validation = self.parts.datasets
         trainer = DistillationTrainer(
-            model=self.model,
-            teacher_model=self.teacher if self.with_teacher else None,
+            model=self.parts.model,
+            teacher_model=self.parts.teacher if self.with_teacher else None,
             args=self.arguments,
-            objective=self.objective,
-            pairing=self.pairing,
+            objective=self.parts.objective,
+            pairing=self.parts.pairing,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=self.collator,
-            processing_class=self.tokenizer,
+            data_collator=self.parts.collator,
+            processing_class=self.parts.tokenizer,
             compute_metrics=self._accuracy if self._is_scored else None,
         )
         trainer.remove_callback(ProgressCallback)
@@ -377,17 +220,17 @@ class TrainingRun:
 
     @property
     def _is_scored(self) -> bool:
-        validation = self.datasets[1]
+        validation = self.parts.datasets[1]
         return validation is not None and any(example.scores for example in validation.examples)
 
     def _accuracy(self, prediction: Any) -> dict[str, float]:
         """VQA accuracy in percent of what was generated; official where ten answers are known."""
-        validation = self.datasets[1]
+        validation = self.parts.datasets[1]
         if validation is None:
             return {}
         tokens = torch.as_tensor(prediction.predictions)
-        tokens = tokens.masked_fill(tokens < 0, int(self.tokenizer.pad_token_id or 0))
-        said = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        tokens = tokens.masked_fill(tokens < 0, int(self.parts.tokenizer.pad_token_id or 0))
+        said = self.parts.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         scores = [example.accuracy(answer) for example, answer in zip(validation.examples, said, strict=True)]
         return {"accuracy": 100 * sum(scores) / len(scores)}
 

@@ -1,0 +1,185 @@
+"""What a run is made of: models, data, tokenizer, pairing and loss, each made of the recipe when first asked for."""
+
+from functools import cached_property
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from amad.axes import SiteKey
+from amad.capture.record import AttentionRecord
+from amad.capture.recorder import Recorder
+from amad.capture.sites import Site, find_sites
+from amad.data.collate import Seq2SeqCollator
+from amad.data.images import ImageTransform, load_image_transform, new_image_transform
+from amad.data.tokens import train_tokenizer
+from amad.data.vqa import VqaDataset
+from amad.errors import RecipeError
+from amad.losses.amad import AttentionAlignment
+from amad.losses.logits import LogitsDistillation
+from amad.losses.objective import Objective, Term
+from amad.losses.task import TaskLoss
+from amad.models.checkpoint import located
+from amad.models.load import load_model, load_tokenizer
+from amad.models.student import build_student, check_compatible, student_config
+from amad.recipe import Recipe
+from amad.training.models import check_same_words, new_model
+from amad.training.pairing import Pairing
+from amad.training.splits import vqa_splits
+
+
+class RunParts:
+    """The parts of one run. Nothing is loaded before it is needed, and nothing is written.
+
+    Args:
+        recipe: The run.
+        with_teacher: Whether the student learns from the teacher; otherwise from the ground truth alone.
+
+    Raises:
+        AmadError: from each part, if what the recipe says of it breaks a rule.
+    """
+
+    def __init__(self, recipe: Recipe, *, with_teacher: bool) -> None:
+        self.recipe = recipe
+        self.with_teacher = with_teacher
+
+    @cached_property
+    def _home(self) -> str | None:
+        """Checkpoint folder whose tokenizer and image processor the run uses."""
+        recipe = self.recipe
+        home = recipe.teacher if recipe.distils else None if recipe.model is None else recipe.model.path
+        return None if home is None else located(home)
+
+    @cached_property
+    def teacher(self) -> PreTrainedModel | None:
+        """The teacher, in float32; None without one or without a student."""
+        if self.recipe.teacher is None or not self.recipe.distils:
+            return None
+        return load_model(self.recipe.teacher, dtype=torch.float32)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer, the model's own, or one trained on the words of the training set."""
+        model = self.recipe.model
+        folder = self._home or (model.tokenizer if model is not None else None)
+        return load_tokenizer(folder) if folder else train_tokenizer(self.datasets[0].texts())
+
+    @cached_property
+    def image_transform(self) -> ImageTransform:
+        """What makes pixels of images, as the checkpoint says, or at the size in the configuration."""
+        if self._home is not None:
+            return load_image_transform(self._home)
+        config = (self.recipe.model.config or {}) if self.recipe.model is not None else {}
+        size = config.get("image_size") or (config.get("vision_config") or {}).get("image_size")
+        if not isinstance(size, int) or size < 1:
+            raise RecipeError(
+                f"model.config.image_size is {size!r}, so it is not known at what size images are read. Give the "
+                f"height and width of images in pixels."
+            )
+        return new_image_transform(size)
+
+    @cached_property
+    def datasets(self) -> tuple[VqaDataset, VqaDataset | None]:
+        """The training and the validation set."""
+        return vqa_splits(self.recipe.data, self.recipe.seed, self.image_transform.resize)
+
+    @cached_property
+    def collator(self) -> Seq2SeqCollator:
+        """Makes batches; of one fixed length where a trained projection needs maps of one size."""
+        data, attention = self.recipe.data, self.recipe.objective.attention
+        projected = self.with_teacher and attention is not None and attention.variant == "projected"
+        return Seq2SeqCollator(
+            self.tokenizer,
+            self.image_transform,
+            data.max_input_tokens,
+            data.max_target_tokens,
+            pad_to_max=projected,
+        )
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """What is trained, at its start: a function of the recipe and its seed alone."""
+        recipe, student = self.recipe, self.recipe.student
+        if student is not None and self.teacher is not None:
+            if student.path is not None:
+                own = load_model(student.path, dtype=torch.float32)
+                check_compatible(own, self.teacher)
+                check_same_words(student.path, self.tokenizer)
+                return own
+            taken = {"heads", "layers", "width"} & student.config.keys()
+            if taken:
+                raise RecipeError(
+                    f"student.config.{min(taken)} is decided by student.{min(taken)}. Move it there."
+                )
+            sizes = {"heads": student.heads, "layers": student.layers, "width": student.width}
+            config = student_config(self.teacher.config, **sizes, **student.config)
+            return build_student(self.teacher, config, init=student.init, seed=recipe.seed)
+        if recipe.model is not None and recipe.model.path is not None:
+            return load_model(recipe.model.path, dtype=torch.float32)
+        config_values = (recipe.model.config or {}) if recipe.model is not None else {}
+        return new_model(config_values, self.tokenizer, recipe.seed)
+
+    @cached_property
+    def sites(self) -> dict[str, list[Site]]:
+        """Attention sites of the model, and of the teacher if there is one."""
+        if self.teacher is None:
+            return {"model": find_sites(self.model)}
+        return {"student": find_sites(self.model), "teacher": find_sites(self.teacher)}
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """Who learns from whom; empty without an attention term."""
+        term = self.recipe.objective.attention
+        if not self.with_teacher or term is None:
+            return Pairing(())
+        return Pairing.make(
+            [site.key for site in self.sites["student"]],
+            [site.key for site in self.sites["teacher"]],
+            self.recipe.pairing,
+            term.stacks,
+        )
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The loss, with the parameters that the ``projected`` variant trains."""
+        chosen = self.recipe.objective
+        terms: dict[str, tuple[float, Term]] = {}
+        if chosen.task is not None:
+            terms["task"] = (
+                chosen.task.weight,
+                TaskLoss(reduction=chosen.task.reduction, label_smoothing=chosen.task.label_smoothing),
+            )
+        if self.with_teacher and chosen.logits is not None:
+            terms["logits"] = (chosen.logits.weight, LogitsDistillation(chosen.logits.temperature))
+        if self.with_teacher and chosen.attention is not None:
+            attention = AttentionAlignment(
+                self.pairing.pairs,
+                variant=chosen.attention.variant,
+                temperature=chosen.attention.temperature,
+                detach_alignment=chosen.attention.detach_alignment,
+                projection=chosen.attention.projection,
+            )
+            if chosen.attention.variant == "projected":
+                attention.prepare(self.student_records())
+            terms["attention"] = (chosen.attention.weight, attention)
+        return Objective(terms)
+
+    def student_records(self) -> dict[SiteKey, AttentionRecord]:
+        """What the paired sites of the student record on one or two training examples."""
+        return self._records(self.model, "student", self.pairing.student_keys)
+
+    def teacher_records(self) -> dict[SiteKey, AttentionRecord]:
+        """The same of the teacher; empty without one."""
+        return (
+            {} if self.teacher is None else self._records(self.teacher, "teacher", self.pairing.teacher_keys)
+        )
+
+    def _records(
+        self, model: PreTrainedModel, who: str, keys: list[SiteKey]
+    ) -> dict[SiteKey, AttentionRecord]:
+        """Records of a forward on one or two training examples."""
+        batch = self.collator([self.datasets[0][index] for index in range(min(2, len(self.datasets[0])))])
+        batch.pop("label_weights", None)
+        chosen = [site for site in self.sites[who] if site.key in keys]
+        with torch.no_grad(), Recorder(model, chosen, detach=True) as recorder:
+            model(**batch)
+            return recorder.take(batch)
