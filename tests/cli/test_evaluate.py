@@ -73,3 +73,9 @@ def test_without_annotations_there_are_answers_and_no_score(amad, student_tree, 
     assert told["accuracy"] is None
     assert len(json.loads(Path("r.json").read_text())) == 24
     assert "no answers to score with" in amad.succeed("evaluate", path, "--model", taught.model)
+
+
+def test_results_in_the_place_of_a_folder_are_refused(amad, student_tree, taught):
+    Path("taken").mkdir()
+    message = amad.refuse("evaluate", amad.write(student_tree), "--model", taught.model, "--results", "taken")
+    assert "taken: Is a directory" in message

@@ -46,12 +46,10 @@ def demo(
     student twice from the same start, with the same data and budget: on ground truth alone, and with AMAD.
     """
     quiet_libraries()
-    from transformers import PreTrainedModel
-
-    from amad.capture.sites import find_sites
     from amad.cli.progress import counted
     from amad.data.shapes import write_shapes
     from amad.errors import CheckpointError, RecipeError
+    from amad.models.load import load_model
     from amad.recipe import check_recipe
     from amad.training.run import TrainingRun
 
@@ -79,16 +77,12 @@ def demo(
             for name in STUDENTS
         }
         # Whatever is wrong with the teacher is said before anything is written.
-        heads = find_sites(cast(PreTrainedModel, runs["amad"].parts.teacher))[0].n_heads
+        load_model(teacher_folder)
         with counted(console, "rendering scenes", images) as advance:
             summary = write_shapes(scenes, images, seed=SCENES_SEED, on_progress=advance)
         results: dict[str, dict[str, Any]] = {}
         for name, run in runs.items():
-            console.print(
-                f"{TITLES[name]} ({heads} heads teach {tree['student']['heads']})"
-                if name == "amad"
-                else TITLES[name]
-            )
+            console.print(TITLES[name], highlight=False)
             results[name] = run.train()
         rows = _measure(runs["amad"], {name: Path(result["model"]) for name, result in results.items()})
         document = {

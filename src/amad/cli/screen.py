@@ -31,8 +31,10 @@ def user_errors() -> Iterator[None]:
         yield
     except AmadError as error:
         _refuse(_message(error))
-    except PermissionError as error:
-        _refuse(f"{error.filename}: {error.strerror}. Choose a place that you may write to.")
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        _refuse(
+            f"{error.filename2 or error.filename}: {error.strerror}. Choose a place that you may write to."
+        )
     except KeyboardInterrupt:
         console.print("interrupted.")
         raise typer.Exit(130) from None
