@@ -121,3 +121,20 @@ def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
     path.write_text(yaml.safe_dump(minimal()) + f"training:\n  learning_rate: {text}\n")
     recipe = load_recipe(path, [f"training.weight_decay={text}"])
     assert recipe.training == {"learning_rate": value, "weight_decay": value}
+
+
+@pytest.mark.parametrize(
+    ("more", "start"),
+    [
+        (
+            {"pairing": "middle"},
+            "recipe: pairing = 'middle': input should be 'uniform', 'last' or 'first', or ",
+        ),
+        ({"student": {"heads": "x"}}, "recipe: student.heads = 'x': input should be a valid integer"),
+    ],
+)
+def test_a_value_that_fits_none_of_several_kinds_is_refused_in_one_line(more, start):
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(minimal(**more))
+    assert str(caught.value).startswith(start)
+    assert "\n" not in str(caught.value)

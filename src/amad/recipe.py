@@ -314,8 +314,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> list[str]:
     lines = []
+    # A value that may be of several kinds is refused once for each; that makes one line.
+    refused: dict[str, tuple[object, list[str]]] = {}
     for problem in error.errors(include_url=False):
-        place = [str(part) for part in problem["loc"]]
+        place = [str(part) for part in problem["loc"] if not _UNION_BRANCH.search(str(part))]
         path = ".".join(place)
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key {path!r}: {nearest_key(place[-1], _known_keys(place[:-1]))}")
@@ -324,8 +326,14 @@ def _explain(error: ValidationError) -> list[str]:
         elif problem["type"] == "value_error":
             lines.append(str(problem["ctx"]["error"]) + ("." if path == "" else f" (in {path})."))
         else:
-            lines.append(f"{path} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}.")
+            message = problem["msg"][0].lower() + problem["msg"][1:]
+            refused.setdefault(path, (problem["input"], []))[1].append(message)
+    lines += [f"{path} = {value!r}: {', or '.join(reasons)}." for path, (value, reasons) in refused.items()]
     return list(dict.fromkeys(lines))
+
+
+# What pydantic adds to the place of a problem to tell the kinds of a union apart.
+_UNION_BRANCH = re.compile(r"\[|^constrained-")
 
 
 def _known_keys(place: Sequence[str]) -> list[str]:
