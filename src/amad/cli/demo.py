@@ -33,7 +33,9 @@ COLUMNS = (
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to make; it must not exist yet.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each student.")] = 800,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps of each student; the recipe's when absent.")
+    ] = None,
     images: Annotated[int, typer.Option(min=100, help="Scenes to render.")] = N_IMAGES,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the students' start and of the order of examples.")
@@ -67,7 +69,8 @@ def demo(
         tree = yaml.safe_load((assets / "shapes-amad.yaml").read_text(encoding="utf-8"))
         tree |= {"teacher": str(teacher_folder), "seed": seed}
         tree["data"]["root"] = str(scenes)
-        tree["training"]["max_steps"] = steps
+        if steps is not None:
+            tree["training"]["max_steps"] = steps
         runs = {
             name: TrainingRun(
                 check_recipe({**tree, "output": str(out / name)}, source="demo"),
