@@ -70,6 +70,15 @@ def test_saved_and_loaded_it_does_the_same(tmp_path):
     assert torch.equal(loaded([noise(30, 40, 3)]), transform([noise(30, 40, 3)]))
 
 
+@pytest.mark.parametrize("name", ["ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil"])
+def test_whatever_back_end_a_checkpoint_was_saved_with_pillow_reads_it(tmp_path, name):
+    settings = {"image_processor_type": name, "size": {"height": 12, "width": 10}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    loaded, image = load_image_transform(tmp_path), noise(30, 40, 3)
+    assert type(loaded.processor) is ViTImageProcessorPil
+    assert torch.equal(loaded([image]), new_image_transform(12, 10)([image]))
+
+
 def test_a_folder_without_a_processor_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="has no preprocessor_config"):
         load_image_transform(tmp_path)

@@ -10,7 +10,10 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, ViTImageProcessorPil
+from transformers import ViTImageProcessorPil
+
+# By its module: without torchvision, transformers 5.17 exports a placeholder that refuses Pillow too.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from amad.errors import CheckpointError, DataError
 
