@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     CLIPVisionConfig,
+    EncoderDecoderConfig,
     ResNetConfig,
     T5Config,
     T5ForConditionalGeneration,
@@ -180,6 +181,22 @@ def test_eager_and_sdpa_attention_agree(source):
     assert [tuple(a.shape) for a in slow.decoder_attentions] == [(3, 3, N_TARGET, N_TARGET)] * 2
     assert [tuple(a.shape) for a in slow.cross_attentions] == [(3, 3, N_TARGET, n_joint)] * 2
     assert len(slow.encoder_hidden_states) == len(slow.decoder_hidden_states) == 3
+
+
+def test_attention_is_set_for_the_stacks_and_the_vision_model_each_on_its_own():
+    model = build("vision_model")
+
+    def chosen():
+        parts = (model, model.encoder, model.decoder, model.encoder.vision_model)
+        return [part.config._attn_implementation for part in parts]
+
+    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation({"": "eager"})
+    assert chosen() == ["eager", "eager", "eager", "sdpa"]
+    model.set_attn_implementation({"": "sdpa", "vision_config": "eager"})
+    assert chosen() == ["sdpa", "sdpa", "sdpa", "eager"]
+    model.set_attn_implementation("eager")
+    assert chosen() == ["eager"] * 4
 
 
 @every_source
@@ -570,8 +587,9 @@ def test_vision_states_that_are_no_grid_are_refused(shape, grid):
 
 
 def test_a_configuration_without_a_bare_model_is_refused():
+    bodiless = EncoderDecoderConfig.from_encoder_decoder_configs(T5Config(), T5Config())
     with pytest.raises(RecipeError, match="bare model"):
-        build_vision_model(AutoConfig.for_model("encoder-decoder", encoder=T5Config(), decoder=T5Config()))
+        build_vision_model(bodiless)
 
 
 def test_a_decoder_with_nothing_to_read_is_refused():

@@ -41,6 +41,16 @@ class VLT5PreTrainedModel(T5PreTrainedModel):  # type: ignore[misc]
         """
         return False
 
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, Any], allow_all_kernels: bool = False
+    ) -> None:
+        """As in transformers; encoder and decoder always compute attention as the whole model does."""
+        super().set_attn_implementation(attn_implementation, allow_all_kernels)
+        # transformers 5.17 passes over submodels whose configuration is of their parent's class.
+        for stack in self.children():
+            if isinstance(stack, T5Stack):
+                stack.set_attn_implementation({"": self.config._attn_implementation})
+
     @property
     def visual_grid(self) -> tuple[int, int] | None:
         """Rows and columns of the patches that end the encoder's tokens, row by row; None for regions."""
