@@ -199,4 +199,5 @@ def _show(document: dict[str, Any], out: Path) -> None:
         f"  amad distill {out / 'amad' / 'recipe.yaml'} output={out / 'longer'} training.max_steps=2000\n"
         "  amad distill recipes/easy-vqa-amad.yaml      the same on images of your own: one path to change",
         highlight=False,
+        soft_wrap=True,
     )
