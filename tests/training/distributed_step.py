@@ -1,6 +1,6 @@
 """One optimiser step of the toy pair, for ``torchrun``; the first process saves the student's weights.
 
-    torchrun --nproc-per-node 2 distributed_step.py FOLDER BATCH_PER_PROCESS
+torchrun --nproc-per-node 2 distributed_step.py FOLDER BATCH_PER_PROCESS
 """
 
 import sys

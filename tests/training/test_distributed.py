@@ -12,7 +12,13 @@ SCRIPT = Path(__file__).parent / "distributed_step.py"
 
 def step(folder, n_processes, batch_size):
     folder.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={n_processes}",
+    ]
     finished = subprocess.run(
         [*command, str(SCRIPT), str(folder), str(batch_size)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

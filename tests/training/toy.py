@@ -111,4 +111,3 @@ def weights(model):
 def largest_difference(first, second):
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
-
