@@ -5,10 +5,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration, TrainerCallback
 
 from amad.axes import SiteKey, SitePair
-from amad.errors import CaptureError, PairingError, RecipeError, ShapeError
+from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError, ShapeError
 from amad.losses.objective import Objective
 from amad.losses.task import TaskLoss
 from amad.training.arguments import DistillationArguments, make_arguments
@@ -119,9 +119,116 @@ def test_bf16_autocast_trains(tmp_path):
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
 
 
-def test_evaluation_reports_every_term(tmp_path):
-    metrics = toy.trainer(tmp_path).evaluate()
-    assert metrics["eval_loss"] > 0
+def parts_add_up(figures, prefix=""):
+    """Whether the weighted terms, all of weight one, make the loss beside them."""
+    parts = [figures[f"{prefix}loss_{name}"] for name in ("task", "logits", "attention")]
+    return figures[f"{prefix}loss"] == pytest.approx(sum(parts), rel=1e-4)
+
+
+def training_logs(trainer):
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("generates", [True, False])
+def test_evaluation_reports_every_term_and_its_share(tmp_path, generates):
+    metrics = toy.trainer(tmp_path, predict_with_generate=generates, per_device_eval_batch_size=3).evaluate()
+    assert parts_add_up(metrics, "eval_")
+    assert sum(metrics[f"eval_share_{name}"] for name in ("task", "logits", "attention")) == pytest.approx(1)
+
+
+def test_a_prediction_or_another_evaluation_leaves_nothing_in_the_next_one(tmp_path):
+    trainer = toy.trainer(tmp_path, per_device_eval_batch_size=2)
+    first = trainer.evaluate()
+    predicted = trainer.predict(toy.Sentences(12)).metrics
+    assert parts_add_up(predicted, "test_")
+    assert parts_add_up(trainer.evaluate(toy.Sentences(12), metric_key_prefix="other"), "other_")
+    again = trainer.evaluate()
+    for name in ("eval_loss", "eval_loss_task", "eval_loss_attention"):
+        assert again[name] == pytest.approx(first[name], rel=1e-6)
+
+
+def test_logged_parts_are_means_over_the_steps_since_the_last_log_with_evaluations_between(tmp_path):
+    trainer = toy.trainer(tmp_path, max_steps=6, logging_steps=3, eval_strategy="steps", eval_steps=2)
+    trainer.train()
+    logs = training_logs(trainer)
+    assert [entry["step"] for entry in logs] == [3, 6]
+    assert all(map(parts_add_up, logs))
+
+
+def test_parts_add_up_after_resuming_between_two_logs(tmp_path):
+    settings = {"max_steps": 6, "logging_steps": 3, "save_strategy": "steps", "save_steps": 4}
+    toy.trainer(tmp_path / "first", **settings).train()
+    resumed = toy.trainer(tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-4"))
+    assert parts_add_up(training_logs(resumed)[-1])
+
+
+def test_training_again_starts_its_sums_anew(tmp_path):
+    trainer = toy.trainer(tmp_path, max_steps=5, logging_steps=2)
+    trainer.train()
+    trainer.train()
+    assert [entry["step"] for entry in training_logs(trainer)] == [2, 4]
+    assert all(map(parts_add_up, training_logs(trainer)))
+
+
+class Interruption(TrainerCallback):
+    """Control-C after the first of several accumulated batches."""
+
+    def on_substep_end(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_an_ordinary_student_that_can_train_again(tmp_path):
+    trainer = toy.trainer(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4, max_steps=2)
+    plain = {name: set(vars(module)) for name, module in trainer.model.named_modules()}
+    trainer.add_callback(Interruption)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    left = {name: set(vars(module)) - plain[name] for name, module in trainer.model.named_modules()}
+    assert {name for names in left.values() for name in names} <= {"_is_accelerate_prepared"}
+    assert not hasattr(trainer.model, OBJECTIVE)
+    trainer.remove_callback(Interruption)
+    trainer.train()
+    assert all(map(parts_add_up, training_logs(trainer)))
+
+
+@pytest.mark.parametrize("arguments", [{"logging_strategy": "epoch"}, {"logging_steps": 2}])
+def test_every_log_has_the_alignment_of_its_own_step(tmp_path, arguments):
+    trainer = toy.trainer(tmp_path, max_steps=4, logging_first_step=True, **arguments)
+    trainer.train()
+    logs = training_logs(trainer)
+    assert [entry["step"] for entry in logs] == [1, 2, 4]
+    entropies = [entry["alignment_entropy"] for entry in logs]
+    assert len(set(entropies)) == 3
+
+
+def test_the_best_student_comes_back_with_the_objective_it_was_trained_with(tmp_path):
+    trainer = toy.trainer(
+        tmp_path,
+        variant="projected",
+        max_steps=3,
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,
+    )
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name == "checkpoint-1"
+    assert toy.largest_difference(load_file(best / OBJECTIVE_FILE), trainer.objective.state_dict()) == 0.0
+
+
+def test_a_checkpoint_without_the_objective_parameters_is_refused(tmp_path):
+    settings = {"variant": "projected", "save_strategy": "steps", "save_steps": 1}
+    toy.trainer(tmp_path / "first", **settings).train()
+    (tmp_path / "first" / "checkpoint-1" / OBJECTIVE_FILE).unlink()
+    with pytest.raises(CheckpointError, match=OBJECTIVE_FILE):
+        toy.trainer(tmp_path / "again", max_steps=2, **settings).train(
+            resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-1")
+        )
 
 
 def test_a_wrong_record_is_refused_before_the_first_step(tmp_path, monkeypatch):

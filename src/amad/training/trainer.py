@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from amad.axes import SiteKey, SitePair
 from amad.capture.check import self_check
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
-from amad.errors import CaptureError, PairingError, RecipeError
+from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError
 from amad.losses.amad import AttentionAlignment
 from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue, Targets
@@ -97,8 +99,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             None if teacher_model is None else Recorder(teacher_model, self.teacher_sites, detach=True)
         )
         self.alignment: dict[SitePair, AlignmentFigures] = {}
+        self._diagnosed_step = self._logged_step = 0
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
-        self._summed_steps: dict[str, float] = {"train": 0.0, "eval": 0.0}
+        self._evaluated_batches = 0
 
     # ------------------------------------------------------------------ training
 
@@ -149,7 +152,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if "labels" not in inputs:
             raise RecipeError(f"a batch has no 'labels' but {sorted(inputs)}. The collator must give them.")
         student = self.accelerator.unwrap_model(model)
-        counts = self._counts([inputs]) if num_items_in_batch is None else num_items_in_batch
+        counts = self._step_counts([inputs]) if num_items_in_batch is None else num_items_in_batch
         targets = Targets(labels=inputs["labels"], weights=inputs.get("label_weights"))
         model_inputs = self._shifted_inputs(student, inputs)
         teacher = self._ask_teacher(inputs)
@@ -167,7 +170,8 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         with _forward_replaced(student, learn):
             output, value = model(**model_inputs)
         self._add(value, "train" if student.training else "eval")
-        loss = value.loss * self.accelerator.num_processes if student.training else value.loss
+        # Gradients and losses of processes are averaged, and each is a part of the whole.
+        loss = value.loss * self.accelerator.num_processes
         return (loss, {"logits": output.get("logits")}) if return_outputs else loss
 
     def _ask_teacher(self, inputs: Mapping[str, Any]) -> Captured | None:
@@ -196,8 +200,13 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         """Target tokens and samples of an optimiser step, over all its batches and all processes."""
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
-        counts = self._counts(batch_samples).to(device)
-        return self.accelerator.gather(counts[None]).sum(0) if self.args.world_size > 1 else counts
+        return self._step_counts(batch_samples).to(device)
+
+    def _step_counts(self, batches: list[Mapping[str, Tensor]]) -> Tensor:
+        counts = self._counts(batches)
+        if self.args.world_size > 1:
+            counts = self.accelerator.gather(counts[None]).sum(0)
+        return counts
 
     def _counts(self, batches: list[Mapping[str, Tensor]]) -> Tensor:
         shifts = any(getattr(term, "shift_labels", False) for term in self.objective.terms.values())
@@ -207,55 +216,86 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     # ------------------------------------------------------------------ what is logged
 
     def _is_diagnosed(self, student: nn.Module) -> bool:
+        """Whether what this step does will be logged."""
         if not (self.args.log_alignment and student.training):
             return False
         step = int(self.state.global_step) + 1
-        return step % max(int(self.state.logging_steps or 1), 1) == 0
+        if self.args.logging_strategy == IntervalStrategy.EPOCH:
+            return bool(self.accelerator.gradient_state.end_of_dataloader) or step == self.state.max_steps
+        first = bool(self.args.logging_first_step) and step == 1
+        return first or step % max(int(self.state.logging_steps or 1), 1) == 0
 
     def _diagnose(self, student: Captured, teacher: Captured) -> None:
         for term in self.objective.terms.values():
             if isinstance(term, AttentionAlignment):
                 self.alignment = term.diagnose(student, teacher)
+                self._diagnosed_step = int(self.state.global_step) + 1
 
     def _add(self, value: ObjectiveValue, mode: str) -> None:
         sums = self._sums[mode]
         for name, part in value.parts.items():
             sums[name] = sums[name] + part if name in sums else part
         if mode == "eval":
-            self._summed_steps["eval"] += 1
+            self._evaluated_batches += 1
+
+    def _means(self, mode: str, steps: int) -> dict[str, float]:
+        """Each term's value and share of the loss since the sums were last cleared, which they then are."""
+        sums = self._sums[mode]
+        if not sums:
+            return {}
+        means = self.accelerator.gather(torch.stack(list(sums.values()))[None]).sum(0) / max(steps, 1)
+        parts = dict(zip(sums, means.tolist(), strict=True))
+        sums.clear()
+        weights = self.objective.weights
+        weighted = {name: weights[name] * part if weights[name] else 0.0 for name, part in parts.items()}
+        whole = sum(weighted.values())
+        figures = {}
+        for name, part in parts.items():
+            figures[f"loss_{name}"] = part
+            if whole:
+                figures[f"share_{name}"] = weighted[name] / whole
+        return figures
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each term's value and share of the loss, and the alignment's figures, to what is logged."""
-        mode = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        sums = self._sums[mode]
-        if sums and ("loss" in logs or mode == "eval"):
-            steps = self._steps_since_log() if mode == "train" else self._summed_steps["eval"]
-            prefix = "eval_" if mode == "eval" else ""
-            means = self.accelerator.gather(torch.stack(list(sums.values()))[None]).sum(0) / steps
-            parts = dict(zip(sums, means.tolist(), strict=True))
-            whole = sum(self.objective.weights[name] * part for name, part in parts.items())
-            for name, part in parts.items():
-                logs[f"{prefix}loss_{name}"] = part
-                if whole:
-                    logs[f"{prefix}share_{name}"] = self.objective.weights[name] * part / whole
-            sums.clear()
-            self._summed_steps["eval"] = 0.0
-            if mode == "train" and self.alignment:
+        if "loss" in logs:
+            step = int(self.state.global_step)
+            logs.update(self._means("train", step - self._logged_step))
+            self._logged_step = step
+            if self._diagnosed_step != step:
+                self.alignment = {}
+            if self.alignment:
                 figures = list(self.alignment.values())
                 for name in ("entropy", "largest", "coverage", "collapse"):
                     logs[f"alignment_{name}"] = sum(getattr(one, name) for one in figures) / len(figures)
         super().log(logs, start_time)
 
-    def _steps_since_log(self) -> int:
-        logged = [entry["step"] for entry in self.state.log_history if "loss" in entry]
-        return max(int(self.state.global_step) - int(logged[-1] if logged else self._first_step), 1)
-
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         epochs, steps = super()._init_training_state(*args, **kwargs)
-        self._first_step = self.state.global_step
+        # An earlier run may have ended between two logs.
+        self._sums["train"].clear()
+        self._logged_step, self._diagnosed_step, self.alignment = int(self.state.global_step), 0, {}
         return epochs, steps
 
     # ------------------------------------------------------------------ evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As ``Seq2SeqTrainer``, with each term's mean over batches and share of the loss among the metrics."""
+        self._sums["eval"].clear()
+        self._evaluated_batches = 0
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        for name, value in self._means("eval", self._evaluated_batches).items():
+            output.metrics[f"{metric_key_prefix}_{name}"] = value
+        return output
 
     def prediction_step(
         self,
@@ -293,9 +333,26 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / OBJECTIVE_FILE
+        self._load_objective(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_objective(self.state.best_model_checkpoint)
+
+    def _load_objective(self, folder: str) -> None:
+        path = Path(folder) / OBJECTIVE_FILE
         if path.exists():
             self.objective.load_state_dict(load_file(path))
+        elif self.objective.state_dict() and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise CheckpointError(
+                f"{folder} has no {OBJECTIVE_FILE}, but the objective has parameters of its own. Give a "
+                f"checkpoint that was written with this objective."
+            )
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The objective is not missing from the student's file: it has its own."""
+        missing = [name for name in load_result.missing_keys if not name.startswith(f"{OBJECTIVE}.")]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
 
 def _choose(model: nn.Module | None, who: str, keys: list[SiteKey]) -> list[Site]:
