@@ -30,6 +30,23 @@ def test_two_student_layers_of_four_teacher_layers(rule, expected):
     )
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("uniform", [(1, 2), (3, 5)]),
+        ("last", [(1, 4), (3, 5)]),
+        ("first", [(1, 1), (3, 2)]),
+        ([(3, 4)], [(3, 4)]),
+    ],
+)
+def test_of_a_stack_given_in_part_only_the_given_layers_are_paired(rule, expected):
+    student = [SiteKey("text.self", layer) for layer in (1, 3)]
+    teacher = [SiteKey("text.self", layer) for layer in (5, 1, 2, 4)]
+    assert layers(Pairing.make(student, teacher, rule)) == expected
+    with pytest.raises(PairingError, match="the teacher has layers 1, 2, 4, 5"):
+        Pairing.make(student, teacher, [(1, 3)])
+
+
 @given(st.integers(1, 24), st.integers(1, 48))
 def test_uniform_is_in_order_in_range_and_ends_at_the_last_layer(n_student, n_teacher):
     chosen = [t for _, t in layers(Pairing.make(sites(vision_self=n_student), sites(vision_self=n_teacher)))]

@@ -21,6 +21,8 @@ class Pairing:
     - ``last``: teacher layer Lt - Ls + l;
     - ``first``: teacher layer l;
     - explicit (student layer, teacher layer) pairs.
+
+    Where only some layers of a stack are given, rules count these from 0; explicit pairs name layers.
     """
 
     pairs: tuple[SitePair, ...]
@@ -66,7 +68,7 @@ class Pairing:
         for stack, weight in weights.items():
             chosen = rules.get(stack, "uniform")
             for student_layer, teacher_layer in _apply(
-                stack, chosen, len(student_layers[stack]), len(teacher_layers[stack])
+                stack, chosen, sorted(student_layers[stack]), sorted(teacher_layers[stack])
             ):
                 pairs.append(SitePair(SiteKey(stack, student_layer), SiteKey(stack, teacher_layer), weight))
         return cls(tuple(pairs))
@@ -99,12 +101,11 @@ def _names(layers: Mapping[str, object]) -> str:
     return ", ".join(layers) or "none"
 
 
-def _apply(stack: str, rule: Rule, n_student: int, n_teacher: int) -> list[tuple[int, int]]:
+def _apply(stack: str, rule: Rule, student: list[int], teacher: list[int]) -> list[tuple[int, int]]:
+    n_student, n_teacher = len(student), len(teacher)
     if rule == "uniform":
-        return [
-            (layer, max(math.floor((layer + 1) * n_teacher / n_student + 0.5) - 1, 0))
-            for layer in range(n_student)
-        ]
+        chosen = [max(math.floor((n + 1) * n_teacher / n_student + 0.5) - 1, 0) for n in range(n_student)]
+        return [(layer, teacher[position]) for layer, position in zip(student, chosen, strict=True)]
     if rule in ("last", "first"):
         if n_student > n_teacher:
             raise PairingError(
@@ -112,16 +113,22 @@ def _apply(stack: str, rule: Rule, n_student: int, n_teacher: int) -> list[tuple
                 f"{n_teacher} < {n_student}. Use 'uniform' or explicit pairs."
             )
         offset = n_teacher - n_student if rule == "last" else 0
-        return [(layer, layer + offset) for layer in range(n_student)]
+        return list(zip(student, teacher[offset : offset + n_student], strict=True))
     if isinstance(rule, str):
         raise PairingError(f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first'.")
-    pairs = [(int(student), int(teacher)) for student, teacher in rule]
+    pairs = [(int(one), int(other)) for one, other in rule]
     if not pairs:
         raise PairingError(f"pairing of {stack} lists no pair. Give one, or leave the stack out.")
-    for student, teacher in pairs:
-        for who, layer, count in (("student", student, n_student), ("teacher", teacher, n_teacher)):
-            if not 0 <= layer < count:
+    for pair in pairs:
+        for who, layer, layers in zip(("student", "teacher"), pair, (student, teacher), strict=True):
+            if layer not in layers:
                 raise PairingError(
-                    f"pairing of {stack} names {who} layer {layer}, but the {who} has layers 0 to {count - 1}."
+                    f"pairing of {stack} names {who} layer {layer}, but the {who} has {_layer_names(layers)}."
                 )
     return pairs
+
+
+def _layer_names(layers: list[int]) -> str:
+    if layers == list(range(len(layers))):
+        return f"layers 0 to {layers[-1]}"
+    return f"layers {', '.join(map(str, layers))}"
