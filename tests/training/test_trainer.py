@@ -1,14 +1,30 @@
+import os
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import T5ForConditionalGeneration, TrainerCallback
+from torch.utils.data import Dataset, IterableDataset, default_collate
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Seq2SeqTrainingArguments,
+    T5ForConditionalGeneration,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from amad.axes import SiteKey, SitePair
 from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError, ShapeError
+from amad.losses.amad import AttentionAlignment
+from amad.losses.logits import LogitsDistillation
 from amad.losses.objective import Objective
 from amad.losses.task import TaskLoss
 from amad.training.arguments import DistillationArguments, make_arguments
@@ -245,6 +261,273 @@ def test_a_wrong_record_is_refused_before_the_first_step(tmp_path, monkeypatch):
     assert toy.largest_difference(before, toy.weights(trainer.model)) == 0.0
 
 
+class Unpadded(toy.Sentences):
+    """The first two sentences have no padding; the others have."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        return item | {"attention_mask": torch.ones(9, dtype=torch.long)} if index < 2 else item
+
+
+def test_a_record_that_forgets_padding_is_refused_though_the_first_examples_have_none(tmp_path, monkeypatch):
+    trainer = toy.trainer(tmp_path)
+    trainer.train_dataset = Unpadded()
+    from amad.capture.record import AttentionRecord
+
+    right = AttentionRecord.logits
+    monkeypatch.setattr(
+        AttentionRecord,
+        "logits",
+        lambda self, *args, **kwargs: right(replace(self, mask=None), *args, **kwargs),
+    )
+    with pytest.raises(CaptureError, match=r"encoder\.self\[0\]"):
+        trainer.check_capture()
+
+
+class Stream(IterableDataset):
+    """Sentences of unknown number."""
+
+    def __iter__(self):
+        return (toy.Sentences()[index] for index in range(16))
+
+
+def test_a_stream_trains_like_the_set_it_streams(tmp_path):
+    sequential = {"train_sampling_strategy": "sequential", "max_steps": 2}
+    stored, streamed = toy.trainer(tmp_path / "a", **sequential), toy.trainer(tmp_path / "b", **sequential)
+    streamed.train_dataset = Stream()
+    stored.train()
+    streamed.train()
+    assert toy.largest_difference(toy.weights(stored.model), toy.weights(streamed.model)) == 0.0
+
+
+def trainer_of(folder, student, teacher, dataset, *, shift_labels=False, **arguments):
+    pairing = toy.pairing_of(student, teacher)
+    return DistillationTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=DistillationArguments(
+            output_dir=str(folder),
+            use_cpu=True,
+            per_device_train_batch_size=4,
+            max_steps=1,
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            **arguments,
+        ),
+        objective=Objective(
+            {
+                "task": (1.0, TaskLoss(shift_labels=shift_labels)),
+                "logits": (1.0, LogitsDistillation(2.0, shift_labels=shift_labels)),
+                "attention": (1.0, AttentionAlignment(pairing.pairs)),
+            }
+        ),
+        pairing=pairing,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+    )
+
+
+class Pictures(Dataset):
+    """Eight pictures with a class each."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        numbers = torch.Generator().manual_seed(index)
+        return {"pixel_values": torch.randn(3, 8, 8, generator=numbers), "labels": index % 5}
+
+
+def vit(heads, layers, width):
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=width,
+            image_size=8,
+            patch_size=4,
+            num_labels=5,
+        )
+    )
+
+
+def test_a_classifier_of_images_learns_one_class_per_sample_and_predicts_without_decoding(tmp_path):
+    student = vit(2, 1, 16)
+    batch = default_collate([Pictures()[index] for index in range(8)])
+    with torch.no_grad():
+        expected = float(
+            torch.nn.functional.cross_entropy(student(batch["pixel_values"]).logits, batch["labels"])
+        )
+    trainer = trainer_of(tmp_path, student, vit(4, 2, 32), Pictures())
+    trainer.compute_metrics = lambda prediction: {"shape": prediction.predictions.shape}
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss_task"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["eval_shape"] == (8, 5)
+    trainer.train()
+    assert all(map(parts_add_up, training_logs(trainer)))
+
+
+def test_labels_that_are_no_classes_are_refused_with_their_form(tmp_path):
+    class Numbers(Pictures):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"labels": 0.5}
+
+    with pytest.raises(RecipeError, match=r"torch\.float.* of \(4,\)"):
+        trainer_of(tmp_path, vit(2, 1, 16), vit(4, 2, 32), Numbers()).train()
+
+
+class Masked(toy.Sentences):
+    """Every third token is to be found."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        return item | {"labels": torch.where(torch.arange(9) % 3 == 0, item["input_ids"], -100)}
+
+
+def test_an_encoder_learns_masked_words(tmp_path):
+    def bert(heads, layers, width):
+        sizes = {"hidden_size": width, "intermediate_size": width, "num_hidden_layers": layers}
+        return BertForMaskedLM(BertConfig(vocab_size=40, num_attention_heads=heads, **sizes))
+
+    trainer = trainer_of(tmp_path, bert(2, 1, 16), bert(4, 2, 32), Masked())
+    trainer.train()
+    assert all(map(parts_add_up, training_logs(trainer)))
+
+
+class Continued(toy.Sentences):
+    """Each sentence is its own target, as data for causal models are."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        return item | {"labels": item["input_ids"].masked_fill(item["attention_mask"] == 0, -100)}
+
+
+def llama(heads, layers, width):
+    torch.manual_seed(heads)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=40,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
+            intermediate_size=width,
+            pad_token_id=0,
+        )
+    )
+
+
+def test_a_causal_model_learns_the_next_word_as_its_own_loss_has_it(tmp_path):
+    student = llama(2, 1, 16)
+    batch = default_collate([Continued()[index] for index in range(8)])
+    with torch.no_grad():
+        expected = float(student(**batch).loss)
+    trainer = trainer_of(tmp_path, student, llama(4, 2, 32), Continued(8), shift_labels=True)
+    assert trainer.evaluate()["eval_loss_task"] == pytest.approx(expected, rel=1e-5)
+    trainer.train()
+    assert all(map(parts_add_up, training_logs(trainer)))
+
+
+def test_terms_that_shift_labels_otherwise_than_the_student_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"'task' has shift_labels=False.*LlamaForCausalLM"):
+        trainer_of(tmp_path, llama(2, 1, 16), llama(4, 2, 32), Continued())
+    with pytest.raises(RecipeError, match=r"'task' has shift_labels=True.*T5ForConditionalGeneration"):
+        trainer_of(
+            tmp_path, toy.t5(2, 1, 16, seed=0), toy.t5(4, 2, 32, seed=1), toy.Sentences(), shift_labels=True
+        )
+
+
+def test_arguments_that_would_change_nothing_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="label_smoothing_factor"):
+        toy.trainer(tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(RecipeError, match="DistillationArguments"):
+        DistillationTrainer(
+            model=toy.t5(2, 1, 16, seed=0),
+            args=Seq2SeqTrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+            objective=Objective({"task": (1.0, TaskLoss())}),
+        )
+
+
+@pytest.mark.parametrize("reduction", ["token", "sample"])
+def test_weights_of_labels_reach_the_task_loss(tmp_path, reduction):
+    class Weighted(toy.Sentences):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"label_weights": 0.1 * index}
+
+    student = toy.t5(2, 1, 16, seed=0)
+    batch = default_collate([Weighted()[index] for index in range(4)])
+    weights = batch.pop("label_weights")
+    with torch.no_grad():
+        per_token = torch.nn.functional.cross_entropy(
+            student(**batch).logits.transpose(1, 2), batch["labels"], reduction="none"
+        )
+    tokens = (batch["labels"] != -100).sum(1)
+    expected = {
+        "token": (per_token.sum(1) * weights).sum() / tokens.sum(),
+        "sample": (per_token.sum(1) / tokens * weights).mean(),
+    }
+    trainer = DistillationTrainer(
+        model=student,
+        args=DistillationArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=1, save_strategy="no"),
+        objective=Objective({"task": (1.0, TaskLoss(reduction))}),
+        eval_dataset=Weighted(4),
+    )
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(float(expected[reduction]), rel=1e-5)
+
+
+def test_a_teacher_in_half_precision_teaches_nearly_the_same(tmp_path):
+    half = toy.t5(4, 2, 32, seed=1).to(torch.bfloat16)
+    same, other = toy.trainer(tmp_path / "a"), toy.trainer(tmp_path / "b", teacher=half)
+    same.train()
+    other.train()
+    assert 0 < toy.largest_difference(toy.weights(same.model), toy.weights(other.model)) < 1e-3
+
+
+def test_the_last_step_of_an_epoch_with_fewer_batches_is_the_update_of_its_examples_at_once(tmp_path):
+    whole = toy.trainer(tmp_path / "whole", max_steps=4)
+    parts = toy.trainer(
+        tmp_path / "parts", max_steps=4, per_device_train_batch_size=2, gradient_accumulation_steps=4
+    )
+    for one in (whole, parts):
+        one.train_dataset = toy.Sentences(10)
+        one.train()
+        assert all(map(parts_add_up, training_logs(one)))
+    assert toy.largest_difference(toy.weights(whole.model), toy.weights(parts.model)) < 1e-5
+
+
+EVALUATION = """
+import sys
+sys.path.insert(0, {folder!r})
+import toy
+trainer = toy.trainer(sys.argv[1], per_device_eval_batch_size=int(sys.argv[2]))
+metrics = trainer.evaluate()
+if trainer.is_world_process_zero():
+    print("loss", metrics["eval_loss"], metrics["eval_loss_task"])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(tmp_path):
+    script = tmp_path / "evaluation.py"
+    script.write_text(EVALUATION.format(folder=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    losses = []
+    for n_processes, batch_size in ((1, 4), (2, 2)):
+        finished = subprocess.run(
+            [*command, f"--nproc-per-node={n_processes}", str(script), str(tmp_path), str(batch_size)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        line = next(line for line in finished.stdout.splitlines() if line.startswith("loss "))
+        losses.append([float(number) for number in line.split()[1:]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_different_vocabularies_are_refused_with_both_sizes(tmp_path):
     teacher = toy.t5(4, 2, 32, seed=1)
     teacher.resize_token_embeddings(44)
@@ -253,8 +536,6 @@ def test_different_vocabularies_are_refused_with_both_sizes(tmp_path):
 
 
 def test_a_term_that_needs_a_teacher_is_refused_without_one(tmp_path):
-    from amad.losses.logits import LogitsDistillation
-
     with pytest.raises(RecipeError, match="teacher"):
         DistillationTrainer(
             model=toy.t5(2, 1, 16, seed=0),
@@ -264,8 +545,6 @@ def test_a_term_that_needs_a_teacher_is_refused_without_one(tmp_path):
 
 
 def test_a_pair_with_a_site_that_is_not_there_is_refused_by_name(tmp_path):
-    from amad.losses.amad import AttentionAlignment
-
     pair = SitePair(SiteKey("encoder.self", 0), SiteKey("encoder.self", 7))
     with pytest.raises(PairingError, match=r"encoder\.self\[7\] is not an attention site of the teacher"):
         DistillationTrainer(

@@ -16,7 +16,7 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
 
     Attributes:
         remove_unused_columns: False: columns that only the collator or the teacher reads must survive.
-        predict_with_generate: True: evaluation decodes, as users of the model will.
+        predict_with_generate: True: evaluation decodes, as users of the model will, where it can generate.
         report_to: "none": runs keep their own records; name a tracker to use it as well.
         check_capture: Before the first step, compare the attention recorded at every paired site with what the
             model computed, and refuse to train on a wrong record.

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from amad.axes import SiteKey, SitePair
@@ -22,6 +22,7 @@ from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue, Targets
 from amad.models.student import check_compatible
 from amad.training.arguments import DistillationArguments
+from amad.training.batches import check_shift, first_examples, labels_of, logits_of, with_padding
 from amad.training.pairing import Pairing
 
 OBJECTIVE = "amad_objective"
@@ -55,7 +56,8 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         kwargs: Further arguments of ``Seq2SeqTrainer``.
 
     Raises:
-        RecipeError: if a term needs a teacher and there is none, or under ``nn.DataParallel``.
+        RecipeError: if a term needs a teacher and there is none, a term shifts labels and the student does not or the
+            other way round, an argument would be ignored, or under ``nn.DataParallel``.
         ShapeError: if student and teacher have different vocabularies.
         PairingError: if a pair names a site that a model lacks.
         CaptureError: from :meth:`train`, if the attention recorded at a site is not what the model computed.
@@ -74,6 +76,16 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         args = args or DistillationArguments(output_dir="trainer_output")
+        if not isinstance(args, DistillationArguments):
+            raise RecipeError(
+                f"args must be DistillationArguments and are {type(args).__name__}. Give those."
+            )
+        if args.label_smoothing_factor or kwargs.get("compute_loss_func") is not None:
+            raise RecipeError(
+                "label_smoothing_factor and compute_loss_func would change nothing: the loss is the objective. Give "
+                "label_smoothing to its TaskLoss, or a Term of your own."
+            )
+        check_shift(model, objective)
         if args.n_gpu > 1:
             raise RecipeError(
                 f"nn.DataParallel over {args.n_gpu} devices is not supported. Start one process per device with "
@@ -119,6 +131,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def check_capture(self) -> dict[str, dict[SiteKey, float | None]]:
         """Compare recorded with computed attention at every paired site on a few training examples.
 
+        Where these examples have no padding, once more with the last token of one hidden: models build no mask, or
+        another one, for batches without padding.
+
         Returns:
             For ``student`` and ``teacher``, the largest relative difference at each site, or None where the site
             shows nothing to compare with.
@@ -126,19 +141,24 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         Raises:
             CaptureError: at the first site whose record is wrong.
         """
-        dataset = self.train_dataset
-        if dataset is None or len(dataset) == 0:
-            raise CaptureError("recorded attention is verified on training examples, and there are none.")
         devices = [self.args.device] if self.args.device.type != "cpu" else []
         with torch.random.fork_rng(devices=devices):
-            batch = self.data_collator([dataset[index] for index in range(min(2, len(dataset)))])
+            examples = first_examples(self.train_dataset, 2)
+            if not examples:
+                raise CaptureError("recorded attention is verified on training examples, and there are none.")
+            batch = self.data_collator(examples)
+        labels_of(batch)
         batch = self._model_inputs(self._prepare_inputs(batch))
-        differences = {
-            "student": self_check(self.accelerator.unwrap_model(self.model), self.student_sites, batch)
-        }
+        sites = {"student": (self.model, self.student_sites)}
         if self.teacher is not None:
-            teacher = self.accelerator.unwrap_model(self.teacher)
-            differences["teacher"] = self_check(teacher, self.teacher_sites, batch)
+            sites["teacher"] = (self.teacher, self.teacher_sites)
+        padded = with_padding(batch)
+        differences = {}
+        for who, (model, chosen) in sites.items():
+            model = self.accelerator.unwrap_model(model)
+            differences[who] = self_check(model, chosen, batch)
+            if padded is not batch:
+                differences[who] = _larger(differences[who], self_check(model, chosen, padded))
         return differences
 
     def compute_loss(
@@ -149,11 +169,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """The objective on one batch, already divided by the counts of the whole optimiser step."""
-        if "labels" not in inputs:
-            raise RecipeError(f"a batch has no 'labels' but {sorted(inputs)}. The collator must give them.")
         student = self.accelerator.unwrap_model(model)
         counts = self._step_counts([inputs]) if num_items_in_batch is None else num_items_in_batch
-        targets = Targets(labels=inputs["labels"], weights=inputs.get("label_weights"))
+        targets = Targets(labels=labels_of(inputs), weights=inputs.get("label_weights"))
         model_inputs = self._shifted_inputs(student, inputs)
         teacher = self._ask_teacher(inputs)
 
@@ -161,7 +179,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             with self._student_recorder:
                 output = student.forward(**kwargs)
                 records = self._student_recorder.take(inputs, require_grad=student.training)
-            captured = Captured(logits=output.get("logits"), records=records)
+            captured = Captured(logits=logits_of(output), records=records)
             value = self.objective(captured, teacher, targets, Counts(tokens=counts[0], samples=counts[1]))
             if teacher is not None and self._is_diagnosed(student):
                 self._diagnose(captured, teacher)
@@ -181,7 +199,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         with torch.no_grad(), self._teacher_recorder as recorder:
             output = self.teacher(**self._shifted_inputs(teacher, inputs))
             records = recorder.take(inputs)
-        return Captured(logits=output.get("logits"), records=records)
+        return Captured(logits=logits_of(output), records=records)
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
@@ -210,7 +228,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _counts(self, batches: list[Mapping[str, Tensor]]) -> Tensor:
         shifts = any(getattr(term, "shift_labels", False) for term in self.objective.terms.values())
-        counts = Counts.of(*(Targets(labels=batch["labels"]) for batch in batches), shift_labels=shifts)
+        counts = Counts.of(*(Targets(labels=labels_of(batch)) for batch in batches), shift_labels=shifts)
         return torch.tensor(counts, dtype=torch.float32, device=self.args.device)
 
     # ------------------------------------------------------------------ what is logged
@@ -220,10 +238,11 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if not (self.args.log_alignment and student.training):
             return False
         step = int(self.state.global_step) + 1
+        if step == 1 and self.args.logging_first_step:
+            return True
         if self.args.logging_strategy == IntervalStrategy.EPOCH:
             return bool(self.accelerator.gradient_state.end_of_dataloader) or step == self.state.max_steps
-        first = bool(self.args.logging_first_step) and step == 1
-        return first or step % max(int(self.state.logging_steps or 1), 1) == 0
+        return step % max(int(self.state.logging_steps or 1), 1) == 0
 
     def _diagnose(self, student: Captured, teacher: Captured) -> None:
         for term in self.objective.terms.values():
@@ -305,10 +324,19 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """As ``Seq2SeqTrainer``; what only the objective reads is kept from ``generate``."""
+        """As ``Seq2SeqTrainer``; logits are predicted where the model cannot generate.
+
+        What only the objective reads is kept from ``generate``.
+        """
+        result: tuple[Tensor | None, Tensor | None, Tensor | None]
+        if not self.accelerator.unwrap_model(model).can_generate():
+            result = Trainer.prediction_step(
+                self, model, inputs, prediction_loss_only, ignore_keys=ignore_keys
+            )
+            return result
         if self.args.predict_with_generate and not prediction_loss_only:
             inputs = self._model_inputs(inputs)
-        result: tuple[Tensor | None, Tensor | None, Tensor | None] = super().prediction_step(
+        result = super().prediction_step(
             model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
         )
         return result
@@ -366,6 +394,14 @@ def _choose(model: nn.Module | None, who: str, keys: list[SiteKey]) -> list[Site
                 f"{key} is not an attention site of the {who}, whose stacks are {known or 'none'}."
             )
     return [sites[key] for key in dict.fromkeys(keys)]
+
+
+def _larger(
+    first: dict[SiteKey, float | None], second: dict[SiteKey, float | None]
+) -> dict[SiteKey, float | None]:
+    """Of each site the larger difference of two checks."""
+    both = {key: [value for value in (first[key], second[key]) if value is not None] for key in first}
+    return {key: max(values, default=None) for key, values in both.items()}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,83 @@
+"""What the trainer reads of data sets, batches and outputs, in the one form that the objective takes."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedModel
+from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from amad.errors import RecipeError
+from amad.losses.objective import Objective
+
+
+def first_examples(dataset: Any, n: int) -> list[Any]:
+    """The first examples, at most n."""
+    if dataset is None:
+        return []
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        return list(itertools.islice(iter(dataset), n))
+    return [dataset[index] for index in range(min(n, len(dataset)))]
+
+
+def with_padding(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with the last token of its last sample hidden in each mask that hides none; itself if none can."""
+    changed = {}
+    for name, mask in batch.items():
+        is_mask = name.endswith("attention_mask") and isinstance(mask, Tensor) and mask.ndim == 2
+        if is_mask and mask.shape[1] > 1 and bool(mask.bool().all()):
+            changed[name] = mask.clone()
+            changed[name][-1, -1] = 0
+    return batch | changed if changed else batch
+
+
+def labels_of(batch: Mapping[str, Any]) -> Tensor:
+    """The labels of a batch over (batch, token); a class per sample is one token.
+
+    Raises:
+        RecipeError: if there are none, or they are anything but integers per token or per sample.
+    """
+    labels = batch.get("labels")
+    if labels is None:
+        raise RecipeError(f"a batch has no 'labels' but {sorted(batch)}. The collator must give them.")
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim not in (1, 2):
+        form = (
+            f"{labels.dtype} of {tuple(labels.shape)}"
+            if isinstance(labels, Tensor)
+            else type(labels).__name__
+        )
+        raise RecipeError(
+            f"labels must be integers over (batch, token), or (batch,) for one class per sample, and are {form}. "
+            f"Regression, several classes per sample, boxes and pixels are not distilled."
+        )
+    return labels[:, None] if labels.ndim == 1 else labels
+
+
+def logits_of(output: Mapping[str, Any]) -> Tensor | None:
+    """Logits (batch, token, vocabulary); scores of a sample's classes are those of one token."""
+    logits: Tensor | None = output.get("logits")
+    return logits[:, None] if logits is not None and logits.ndim == 2 else logits
+
+
+def check_shift(student: PreTrainedModel, objective: Objective) -> None:
+    """See that terms shift labels as the student does: a decoder alone predicts the next one at each position.
+
+    Raises:
+        RecipeError: if a term does otherwise, which would teach to copy the input, or to skip a token.
+    """
+    has_encoder = bool(getattr(student.config, "is_encoder_decoder", False))
+    kind = type(student).__name__
+    predicts_next = not has_encoder and (
+        LOSS_MAPPING.get(getattr(student, "loss_type", None)) is ForCausalLMLoss
+        or kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    )
+    for name, term in objective.terms.items():
+        shifts = getattr(term, "shift_labels", None)
+        if (shifts is False and predicts_next) or (shifts is True and has_encoder):
+            raise RecipeError(
+                f"term {name!r} has shift_labels={shifts}, but position t of {kind} predicts label "
+                f"{'t + 1' if predicts_next else 't'}. Make it with shift_labels={not shifts}."
+            )
