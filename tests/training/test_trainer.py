@@ -374,7 +374,7 @@ def test_labels_that_are_no_classes_are_refused_with_their_form(tmp_path):
         def __getitem__(self, index):
             return super().__getitem__(index) | {"labels": 0.5}
 
-    with pytest.raises(RecipeError, match=r"torch\.float.* of \(4,\)"):
+    with pytest.raises(RecipeError, match=r"torch\.float.* of \(2,\)"):
         trainer_of(tmp_path, vit(2, 1, 16), vit(4, 2, 32), Numbers()).train()
 
 
@@ -579,7 +579,11 @@ def test_an_argument_that_the_recipe_decides_elsewhere_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "name", "value"),
-    [("learning_rate: 4e-3", "learning_rate", 4e-3), ("save_strategy: no", "save_strategy", "no")],
+    [
+        ("learning_rate: 4e-3", "learning_rate", 4e-3),
+        ("save_strategy: no", "save_strategy", "no"),
+        ("run_name: '2024'", "run_name", "2024"),
+    ],
 )
 def test_yaml_is_read_as_people_write_it(tmp_path, text, name, value):
     assert getattr(make_arguments(str(tmp_path), 0, yaml.safe_load(text)), name) == value

@@ -32,6 +32,11 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
     log_alignment: bool = field(default=True, metadata={"help": "Log who teaches whom, and how sharply."})
 
 
+_NUMBERS = frozenset(
+    argument.name for argument in fields(DistillationArguments) if "float" in str(argument.type)
+)
+
+
 def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> DistillationArguments:
     """Arguments from the ``training`` section of a recipe.
 
@@ -57,7 +62,7 @@ def _as_meant(key: str, value: Any) -> Any:
     """What YAML 1.1 reads otherwise than people write it: ``no`` as false, ``1e-3`` as text."""
     if value is False and key.endswith("_strategy"):
         return "no"
-    if isinstance(value, str):
+    if isinstance(value, str) and key in _NUMBERS:
         try:
             return float(value)
         except ValueError:
