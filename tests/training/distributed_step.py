@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 import toy
 from safetensors.torch import save_model
 
@@ -24,3 +25,5 @@ if trainer.is_world_process_zero():
     save_model(trainer.model, str(folder / "student.safetensors"))
     parts = next(entry for entry in trainer.state.log_history if "loss_attention" in entry)
     (folder / "attention.txt").write_text(repr(parts["loss_attention"]))
+# Background threads of the group that are alive when Python ends can abort it.
+torch.distributed.destroy_process_group()

@@ -200,7 +200,8 @@ def _show(document: dict[str, Any], out: Path) -> None:
         COLUMNS,
         rows,
         f"validation questions about scenes that no model has seen; {document['question_only_accuracy']:.1f} % without "
-        f"looking at the image; one run each, each at its own best learning rate, so small differences mean little; latency: one question, greedy",
+        f"looking at the image; each student at its own best learning rate; one run each, so small differences "
+        f"mean little; latency: one question, greedy",
     )
     output.print(
         f"\nThe student is an ordinary checkpoint: [bold]{out / 'amad' / 'model'}[/]\n"
