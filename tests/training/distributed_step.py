@@ -25,5 +25,6 @@ if trainer.is_world_process_zero():
     save_model(trainer.model, str(folder / "student.safetensors"))
     parts = next(entry for entry in trainer.state.log_history if "loss_attention" in entry)
     (folder / "attention.txt").write_text(repr(parts["loss_attention"]))
-# Background threads of the group that are alive when Python ends can abort it.
+# A process that leaves first, or with threads of the group alive, can abort the others.
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()

@@ -504,7 +504,10 @@ import toy
 trainer = toy.trainer(sys.argv[1], per_device_eval_batch_size=int(sys.argv[2]))
 metrics = trainer.evaluate()
 if trainer.is_world_process_zero():
-    print("loss", metrics["eval_loss"], metrics["eval_loss_task"])
+    print("loss", metrics["eval_loss"], metrics["eval_loss_task"], flush=True)
+import torch
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
 """
 
 
