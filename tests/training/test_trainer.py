@@ -62,6 +62,9 @@ def test_the_logged_parts_are_those_of_the_whole_step_however_it_is_split(tmp_pa
         logged[0]["loss_task"] + logged[0]["loss_logits"] + logged[0]["loss_attention"], rel=1e-4
     )
     assert sum(logged[0][f"share_{name}"] for name in ("task", "logits", "attention")) == pytest.approx(1)
+    assert logged[0]["share_attention"] == pytest.approx(
+        logged[0]["loss_attention"] / logged[0]["loss"], rel=1e-4
+    )
     assert 0 < logged[0]["alignment_entropy"] <= 1
     assert 0.5 <= logged[0]["alignment_largest"] <= 1
 

@@ -97,12 +97,10 @@ class ObjectiveValue(NamedTuple):
         loss: What to differentiate.
         parts: Per term, its value before its weight, detached. Over the batches and processes of a step they add
             up to the mean over all its samples or tokens.
-        shares: Per term, the part of the loss that is its: weight times value over the loss; zero if the loss is.
     """
 
     loss: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
-    shares: dict[str, Float[Tensor, ""]]
 
 
 class Objective(nn.Module):
@@ -174,13 +172,7 @@ class Objective(nn.Module):
                 weight = self.weights[name]
                 if weight or bool(torch.isfinite(value)):
                     loss = loss + weight * value
-        whole = loss.detach()
-        divisor = torch.where(whole == 0, 1.0, whole)
-        shares = {
-            name: self.weights[name] * part / divisor if self.weights[name] else part.new_zeros(())
-            for name, part in parts.items()
-        }
-        return ObjectiveValue(loss, parts, shares)
+        return ObjectiveValue(loss, parts)
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}

@@ -38,7 +38,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     """Train a student on ground truth, a teacher's predictions and a teacher's attention.
 
     Everything of ``Seq2SeqTrainer`` works as usual; what :meth:`train` leaves behind and saves is the ordinary
-    student. Data parallel, FSDP and DeepSpeed are started with ``accelerate launch`` or ``torchrun``.
+    student. Data parallel is started with ``torchrun`` or ``accelerate launch``, as usual.
 
     Each term of the objective is divided by the number of tokens or samples of the whole optimiser step, over all
     accumulated batches and processes: four batches of two give the update of one batch of eight.
