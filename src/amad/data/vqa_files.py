@@ -123,7 +123,7 @@ def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_
     """VL-T5's form: one list with ``img_id``, ``sent`` and ``label``, the soft score of each answer.
 
     ``label`` is used as it stands. It may be missing or empty: such examples have no scores. Raw ``answers``
-    are read where they are given.
+    are read where they are given. Visual Genome's rows may have ``question`` in the place of ``sent``.
 
     Raises:
         DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
@@ -144,7 +144,7 @@ def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_
             VqaExample(
                 question_id=question_id,
                 image_id=image_id,
-                question=field(row, "sent", str, where),
+                question=field(row, "sent" if "sent" in row else "question", str, where),
                 answers=_answers(row, where) if row.get("answers") else None,
                 scores={answer: float(score) for answer, score in label.items()},
                 image=inside(images, name, where) if images is not None else None,

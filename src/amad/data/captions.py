@@ -1,0 +1,102 @@
+"""Captions of images as a data set to train and to validate on."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from amad.data.caption_files import CaptionExample, read_blip_captions, read_coco_captions, read_karpathy
+from amad.data.images import Pixels
+from amad.data.regions import Regions, visual_inputs
+from amad.data.vqa import GIB, ImageCache
+from amad.errors import DataError
+
+__all__ = [
+    "CaptionDataset",
+    "CaptionExample",
+    "read_blip_captions",
+    "read_coco_captions",
+    "read_karpathy",
+]
+
+
+class CaptionDataset(Dataset[dict[str, Any]]):
+    """Examples as items for ``Seq2SeqCollator``.
+
+    An item has ``text`` (the prompt), ``target``, ``weight``, ``index``, and either ``image`` (pixels) or
+    ``vis_feats`` and ``boxes`` where the example has one. While training there is one item per caption,
+    images in their order and captions in theirs; otherwise one per image, whose target is its first caption.
+    An image without captions has the target "" at weight 0, so it adds nothing to the loss.
+
+    Args:
+        examples: What ``read_coco_captions``, ``read_karpathy`` or ``read_blip_captions`` gave.
+        training: One item per caption.
+        prompt: The text of every item.
+        regions: Give region features instead of pixels; see ``with_regions``.
+        cache_bytes: Bytes of decoded images to keep in memory.
+        prepare: Makes the array of an image before it is kept; see ``ImageCache``.
+
+    Raises:
+        DataError: if there is no example; for training, if there is no caption.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[CaptionExample],
+        training: bool,
+        prompt: str = "caption:",
+        regions: Regions | None = None,
+        cache_bytes: int = GIB,
+        prepare: Callable[[Image.Image], Pixels] | None = None,
+    ) -> None:
+        self.examples = list(examples)
+        self.training = training
+        self.prompt = prompt
+        self.regions = regions
+        self.images = ImageCache(cache_bytes, prepare)
+        counts = [len(example.captions) if training else 1 for example in self.examples]
+        # The item at which each example begins; 600,000 items take one number per image.
+        self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        if not len(self):
+            raise DataError(
+                f"a data set needs at least one {'caption' if training else 'image'} and has none. "
+                "Check the files and the split."
+            )
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The item.
+
+        Raises:
+            DataError: if its image or its region features cannot be read.
+        """
+        example, caption = self._locate(index)
+        target = example.captions[caption] if example.captions else ""
+        return {
+            "text": self.prompt,
+            "target": target,
+            "weight": float(bool(example.captions)),
+            "index": index,
+        } | visual_inputs(example, self.images.__getitem__, self.regions)
+
+    def example(self, index: int) -> CaptionExample:
+        """The example that an item is of, with all references."""
+        return self._locate(index)[0]
+
+    def text(self, index: int) -> str:
+        """What the text encoder reads; needs no image."""
+        return self.prompt
+
+    def texts(self) -> list[str]:
+        """The prompt and every caption, to train a tokenizer on; reads no image."""
+        return [self.prompt, *(caption for example in self.examples for caption in example.captions)]
+
+    def _locate(self, index: int) -> tuple[CaptionExample, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        position = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self.examples[position], index - int(self._first[position])

@@ -1,0 +1,134 @@
+"""Examples that break a rule: refused at the first, or left out, counted and listed."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from amad.data.paths import check_present, write_whole
+from amad.errors import DataError
+
+Policy = Literal["raise", "skip"]
+Example = TypeVar("Example")
+
+
+@dataclass(frozen=True, slots=True)
+class BadExample:
+    """An example that was left out.
+
+    Attributes:
+        file: The data file it stands in.
+        entry: Where in the file: a line, counted from 1, or an item, counted from 0, or an id.
+        message: What is wrong, in one sentence, and what to do.
+    """
+
+    file: str
+    entry: str
+    message: str
+
+
+class Problems:
+    """What happens to examples that break a rule.
+
+    Only single examples can be left out. A file that is missing, truncated or of another form, files whose
+    lines do not correspond and a split without any good example are refused under either policy: there,
+    nothing says which examples are good.
+
+    Args:
+        policy: ``raise`` refuses the first bad example; ``skip`` leaves bad examples out and remembers them.
+    """
+
+    def __init__(self, policy: Policy = "raise") -> None:
+        self.policy = policy
+        self._found: list[BadExample] = []
+
+    def __len__(self) -> int:
+        """How many examples were left out."""
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[BadExample]:
+        return iter(self._found)
+
+    @property
+    def skips(self) -> bool:
+        """Whether bad examples are left out."""
+        return self.policy == "skip"
+
+    @contextmanager
+    def at(self, file: Path, entry: str) -> Iterator[None]:
+        """Treat a ``DataError`` inside the block by the policy.
+
+        Raises:
+            DataError: what the block raised, under ``raise``.
+        """
+        try:
+            yield
+        except DataError as error:
+            if not self.skips:
+                raise
+            self._found.append(BadExample(str(file), entry, str(error)))
+
+    def counts(self) -> dict[str, int]:
+        """Number of examples left out, by file."""
+        return dict(Counter(example.file for example in self._found))
+
+    def write(self, path: Path) -> None:
+        """Write one JSON object per example left out, with ``file``, ``entry`` and ``message``."""
+        lines = (json.dumps(asdict(example), ensure_ascii=False) for example in self._found)
+        write_whole(path, "".join(f"{line}\n" for line in lines))
+
+
+def keep_present(
+    examples: Sequence[Example],
+    image_of: Callable[[Example], Path | None],
+    entry_of: Callable[[Example], str],
+    source: Path,
+    problems: Problems,
+) -> list[Example]:
+    """The examples whose image is there, or that have none: one directory listing per folder.
+
+    Args:
+        examples: What was read from ``source``.
+        image_of: The image of an example.
+        entry_of: Where an example stands in ``source``.
+        source: The file that names the images.
+        problems: What to do about a missing image.
+
+    Raises:
+        DataError: naming the first missing file, under ``raise``; if a folder cannot be read, always.
+    """
+    if not problems.skips:
+        check_present(
+            (path, f"{source}, {entry_of(example)}")
+            for example in examples
+            if (path := image_of(example)) is not None
+        )
+        return list(examples)
+    listings: dict[Path, set[str]] = {}
+    kept = []
+    for example in examples:
+        path = image_of(example)
+        if path is not None and path.parent not in listings:
+            check_folder(path.parent, source)
+            listings[path.parent] = set(os.listdir(path.parent))
+        with problems.at(source, entry_of(example)):
+            if path is not None and path.name not in listings[path.parent]:
+                raise DataError(f"{path}: no such image, needed by {source}, {entry_of(example)}.")
+            kept.append(example)
+    return kept
+
+
+def check_folder(folder: Path, source: Path) -> None:
+    """Refuse a folder of images that is not there.
+
+    Raises:
+        DataError: naming it and the file that names images in it.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder of images, and {source} names images in it. Check the image folder."
+        )

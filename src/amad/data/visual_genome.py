@@ -1,0 +1,73 @@
+"""Visual Genome's questions, to train on beside VQA v2."""
+
+from pathlib import Path
+
+from amad.data.paths import fill_template, inside
+from amad.data.problems import Problems, keep_present
+from amad.data.vqa_files import VqaExample
+from amad.errors import DataError
+from amad.metrics.documents import field, read_rows
+from amad.metrics.vqa_answers import soft_scores
+
+
+def read_visual_genome(
+    path: Path,
+    images: Path | None = None,
+    image_name: str = "{image_id}.jpg",
+    problems: Problems | None = None,
+) -> list[VqaExample]:
+    """The official form, ``question_answers.json``, plain or .gz: per image its ``id`` and its ``qas``.
+
+    The one answer of a question is taken as certain, with score 1 in its normalised form, as in BLIP's files.
+    An answer of which nothing is left when normalised has no score.
+
+    Args:
+        path: The file.
+        images: Folder of images; without it examples have none.
+        image_name: File name of an image, from ``{image_id}``.
+        problems: What to do about bad examples; refuse the first when absent.
+
+    Raises:
+        DataError: if the file is missing, truncated or malformed; a question or an image is listed twice; an
+            image is missing, or its name leaves the folder; or there is no question.
+    """
+    problems = problems or Problems()
+    examples = []
+    seen_images: set[int | str] = set()
+    seen_questions: set[int | str] = set()
+    for i, row in enumerate(read_rows(path)):
+        where = f"{path}, item {i}"
+        with problems.at(path, f"item {i}"):
+            image_id = field(row, "id", (int, str), where)
+            if image_id in seen_images:
+                raise DataError(
+                    f"{where}: every image must be listed once but {image_id} was listed before. Remove one."
+                )
+            seen_images.add(image_id)
+            name = fill_template(image_name, where, image_id=image_id)
+            image = inside(images, name, where) if images is not None else None
+            for j, pair in enumerate(field(row, "qas", list, where)):
+                entry = f"item {i}, question {j}"
+                with problems.at(path, entry):
+                    place = f"{path}, {entry}"
+                    if not isinstance(pair, dict):
+                        raise DataError(f"{place}: must be an object but is {pair!r:.80}. Mend the file.")
+                    question_id = field(pair, "qa_id", (int, str), place)
+                    if question_id in seen_questions:
+                        raise DataError(
+                            f"{place}: every qa_id must be unique but {question_id} occurred before. Remove one."
+                        )
+                    answer = field(pair, "answer", str, place)
+                    question = field(pair, "question", str, place)
+                    seen_questions.add(question_id)
+                    scores = dict.fromkeys(soft_scores((answer,)), 1.0)
+                    examples.append(VqaExample(question_id, image_id, question, (answer,), scores, image))
+    kept = keep_present(
+        examples, lambda one: one.image, lambda one: f"question {one.question_id}", path, problems
+    )
+    if not kept:
+        raise DataError(
+            f"{path}: must have a question and has none (bad examples left out: {len(problems)}). "
+            "Check the file."
+        )
+    return kept
