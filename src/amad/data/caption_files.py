@@ -80,7 +80,8 @@ def read_coco_captions(
                     f"{where}: a caption needs an image, but image {image_id} is not listed under 'images'. "
                     "Remove the caption or list the image."
                 )
-            captions.setdefault(image_id, []).append(_caption(row.get("caption"), where))
+            text = _caption(row.get("caption"), where)
+            captions.setdefault(image_id, []).append(text)
 
     examples = []
     for image_id, row in listed.items():
@@ -172,7 +173,8 @@ def read_blip_captions(
             if name in whole or (isinstance(caption, list) and name in gathered):
                 _refuse_twice(name, {name}, where)
             if isinstance(caption, str):
-                gathered.setdefault(name, []).append(_caption(row.get("caption"), where))
+                text = _caption(caption, where)
+                gathered.setdefault(name, []).append(text)
                 continue
             said = []
             for j, text in enumerate(caption):

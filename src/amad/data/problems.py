@@ -46,7 +46,8 @@ class Problems:
         self.policy = policy
         self._found: list[BadExample] = []
 
-    def __len__(self) -> int:
+    @property
+    def n_bad(self) -> int:
         """How many examples were left out."""
         return len(self._found)
 

@@ -105,7 +105,7 @@ def read_multi30k(
         )
     if not examples:
         raise DataError(
-            f"{source}: a split must have a sentence and has none ({len(files[0])} lines, {len(problems)} bad "
+            f"{source}: a split must have a sentence and has none ({len(files[0])} lines, {problems.n_bad} bad "
             "examples left out). Check the file."
         )
     return examples

@@ -67,7 +67,7 @@ def read_visual_genome(
     )
     if not kept:
         raise DataError(
-            f"{path}: must have a question and has none (bad examples left out: {len(problems)}). "
+            f"{path}: must have a question and has none (bad examples left out: {problems.n_bad}). "
             "Check the file."
         )
     return kept
