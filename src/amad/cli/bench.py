@@ -75,21 +75,58 @@ def ops(
         _print_costs(
             f"{op}, {batch} x {teacher_heads} -> {student_heads} heads of {width}, {queries} x {keys}",
             document,
+            "the inputs",
         )
-        rows = [
-            (name, "–" if ratio is None else f"{ratio:.2f}") for name, ratio in document["ratios"].items()
-        ]
         errors = document["errors"]
-        print_table(
-            "Ratios",
-            ("of", "ratio"),
-            rows,
+        _print_ratios(
+            document,
             f"products of matrices alone would allow ours/sdpa = {document['floors']['ours/sdpa']:.2f}; off float64 "
             f"by {errors['value']:.0e} (value) and {errors['gradient']:.0e} (gradient)",
         )
 
 
-def _print_costs(title: str, document: Mapping[str, Any]) -> None:
+@app.command("step")
+def step(
+    model: Annotated[str, typer.Option(help="vlt5 or vit.")] = "vlt5",
+    tokens: Annotated[int, typer.Option(help="Image tokens: 197, 577 or 1024, say.")] = 197,
+    variant: Annotated[str, typer.Option(help="Attention loss: mse, kl or token.")] = "kl",
+    batch: Annotated[int, typer.Option(help="Samples.")] = 1,
+    threads: Threads = 1,
+    device: Device = None,
+    repeats: Annotated[int, typer.Option(help="Rounds; each runs every contender once.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """A whole training step of two small models with random weights: without attention, by operators, by maps.
+
+    Teacher and student have width 768, 12 heads and 2 layers (VL-T5: encoder and decoder each).
+    """
+    quiet_libraries()
+    from amad.evaluation.bench_measuring import default_device
+    from amad.evaluation.bench_step import StepCase, bench_step
+
+    with user_errors():
+        case = StepCase(model, tokens, variant, batch, threads, device or default_device())
+        with _shown() as advance:
+            document = bench_step(case, repeats, advance)
+        if as_json:
+            print_json(document)
+            return
+        sizes = case.sizes
+        _print_costs(
+            f"one step of {model}, {batch} x {tokens} image tokens, {variant}; width {sizes.width}, "
+            f"{sizes.heads} heads, {sizes.layers} layers",
+            document,
+            "models and optimiser state",
+        )
+        _print_ratios(document)
+
+
+def _print_ratios(document: Mapping[str, Any], caption: str = "") -> None:
+    rows = [(name, "–" if ratio is None else f"{ratio:.2f}") for name, ratio in document["ratios"].items()]
+    print_table("Ratios", ("of", "ratio"), rows, caption)
+
+
+def _print_costs(title: str, document: Mapping[str, Any], beyond: str) -> None:
     missing = document["missing"]
     rows = []
     for name, seconds in document["median_seconds"].items():
@@ -111,7 +148,7 @@ def _print_costs(title: str, document: Mapping[str, Any]) -> None:
         title,
         columns[:n_shown],
         [row[:n_shown] for row in rows],
-        f"{clock}, median of {document['repeats']} rounds; peak memory beyond the inputs, in a process of its own; "
+        f"{clock}, median of {document['repeats']} rounds; peak memory beyond {beyond}, in a process of its own; "
         f"{machine.get('gpu') or machine['cpu']}, torch {document['versions']['torch']}",
     )
 

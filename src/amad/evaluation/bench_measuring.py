@@ -9,7 +9,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -130,8 +130,10 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, on_progress: P
                 return content
     except EOFError:
         process.join()
+        if process.exitcode is None or process.exitcode >= 0:
+            raise RuntimeError(f"the process that measured ended with status {process.exitcode}") from None
         raise ProcessLostError(
-            f"the process that measured ended with status {process.exitcode}, and -9 means for want of memory. "
+            f"the process that measured was ended by signal {-process.exitcode}; 9 is most often for want of memory. "
             "Choose a smaller shape, or free memory."
         ) from None
     finally:
@@ -140,6 +142,52 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, on_progress: P
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def peaks_of(
+    function: Callable[..., int],
+    case: Any,
+    names: Iterable[str],
+    missing: dict[str, str],
+    on_progress: Progress = silent,
+) -> dict[str, int | None]:
+    """What a function finds to be the peak of each contender of a case, each in a process of its own.
+
+    Where there is none it is None, and ``missing`` is told why.
+    """
+    peaks: dict[str, int | None] = {}
+    names = list(names)
+    for number, name in enumerate(names):
+        on_progress("memory", number, len(names))
+        try:
+            peaks[name] = in_own_process(function, case, name)
+        except RecipeError as error:
+            peaks[name], missing[f"{name} memory"] = None, str(error)
+    on_progress("memory", len(names), len(names))
+    return peaks
+
+
+def ratio(one: Latency | None, other: Latency | None) -> float | None:
+    """The median over rounds of the ratio within a round; None where one was not timed."""
+    return None if one is None or other is None else one.ratio_to(other)
+
+
+def memory_ratio(one: int | None, other: int | None) -> float | None:
+    """How many times as many bytes; None where one is unknown or the other zero."""
+    return one / other if one is not None and other else None
+
+
+def check_fits(n_bytes: int, device: str) -> None:
+    """Refuse what would not fit into memory.
+
+    Raises:
+        RecipeError: if more is needed than is free.
+    """
+    free = free_bytes(device)
+    if n_bytes > free:
+        raise RecipeError(
+            f"the maps would take about {n_bytes / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free."
+        )
 
 
 def free_bytes(device: str = "cpu") -> int:

@@ -14,11 +14,14 @@ from amad.errors import AmadError, RecipeError
 from amad.evaluation.bench_maps import exact_loss, naive_loss, relative_error
 from amad.evaluation.bench_measuring import (
     Progress,
+    check_fits,
     check_machine,
     clock_for,
-    free_bytes,
     in_own_process,
+    memory_ratio,
     peak_extra_bytes,
+    peaks_of,
+    ratio,
     silent,
     surroundings,
     take_turns,
@@ -40,7 +43,7 @@ The value is computed in float32 whatever the dtype; gradients come back in it, 
 LOSS_SCALE = 2.0**16
 """What the gate multiplies losses with, as training in float16 does: small gradients would be zero otherwise."""
 
-MAP_BYTES = {"naive": 28, "compile": 14}
+MAP_BYTES = {"naive": 32, "compile": 15}
 """Bytes per number of the two maps that a contender holds at its worst moment, roughly."""
 
 _PAIR = SitePair(SiteKey("encoder.self", 0), SiteKey("encoder.self", 0))
@@ -133,17 +136,9 @@ def bench_ops(case: OpsCase, repeats: int = 11, on_progress: Progress = silent) 
     if repeats < 1:
         raise RecipeError(f"repeats = {repeats}: a time needs at least one round. Give 1 or more.")
     measured = in_own_process(measure_times, case, repeats, on_progress=on_progress)
-    seconds: dict[str, tuple[float, ...]] = measured["seconds"]
     missing: dict[str, str] = measured["missing"]
-    peaks: dict[str, int | None] = dict.fromkeys(CONTENDERS)
-    for number, name in enumerate(seconds):
-        on_progress("memory", number, len(seconds))
-        try:
-            peaks[name] = in_own_process(measure_peak, case, name)
-        except RecipeError as error:
-            missing[f"{name} memory"] = str(error)
-    on_progress("memory", len(seconds), len(seconds))
-    times = {name: Latency(seconds[name]) for name in CONTENDERS if name in seconds}
+    times = {name: Latency(seconds) for name, seconds in measured["seconds"].items()}
+    peaks = peaks_of(measure_peak, case, times, missing, on_progress)
     return {
         "case": asdict(case),
         "clock": clock_for(case.device, case.threads),
@@ -151,17 +146,17 @@ def bench_ops(case: OpsCase, repeats: int = 11, on_progress: Progress = silent) 
         "median_seconds": {
             name: times[name].median_seconds if name in times else None for name in CONTENDERS
         },
-        "peak_extra_bytes": peaks,
+        "peak_extra_bytes": {name: peaks.get(name) for name in CONTENDERS},
         "ratios": {
-            "ours/sdpa": _ratio(times, "ours", "sdpa"),
-            "naive/ours": _ratio(times, "naive", "ours"),
-            "compile/ours": _ratio(times, "compile", "ours"),
-            "naive/ours memory": _memory_ratio(peaks["naive"], peaks["ours"]),
+            "ours/sdpa": ratio(times.get("ours"), times.get("sdpa")),
+            "naive/ours": ratio(times.get("naive"), times.get("ours")),
+            "compile/ours": ratio(times.get("compile"), times.get("ours")),
+            "naive/ours memory": memory_ratio(peaks.get("naive"), peaks.get("ours")),
         },
         "floors": {"ours/sdpa": floor(case)},
         "errors": measured["errors"],
         "missing": missing,
-        "seconds": {name: list(rounds) for name, rounds in seconds.items()},
+        "seconds": {name: list(latency.seconds) for name, latency in times.items()},
         **surroundings(case.device),
     }
 
@@ -253,7 +248,8 @@ def measure_times(case: OpsCase, repeats: int, on_progress: Progress = silent) -
     for number, name in enumerate(CONTENDERS):
         on_progress("preparing", number, len(CONTENDERS))
         try:
-            _check_fits(case, name)
+            cells = case.batch * case.queries * case.keys * (case.teacher_heads + case.student_heads)
+            check_fits(MAP_BYTES.get(name, 0) * cells, case.device)
             chosen[name] = _prepared(case, name, inputs)
         except AmadError as error:
             missing[name] = str(error)
@@ -303,23 +299,6 @@ def _prepared(case: OpsCase, name: str, inputs: Inputs) -> Callable[[], object]:
     return work
 
 
-def _check_fits(case: OpsCase, name: str) -> None:
-    cells = case.batch * case.queries * case.keys * (case.teacher_heads + case.student_heads)
-    needed, free = MAP_BYTES.get(name, 0) * cells, free_bytes(case.device)
-    if needed > free:
-        raise RecipeError(
-            f"maps of this shape take about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free."
-        )
-
-
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _ratio(times: dict[str, Latency], one: str, other: str) -> float | None:
-    return times[one].ratio_to(times[other]) if one in times and other in times else None
-
-
-def _memory_ratio(one: int | None, other: int | None) -> float | None:
-    return one / other if one is not None and other else None
