@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amad.errors import RecipeError, ShapeError
-from amad.ops import maps
-from amad.ops.aligned_kl import MASS_FLOOR, aligned_kl, dense, reference, row_aligned_kl
+from amad.ops import sweep
+from amad.ops.aligned_kl import MASS_FLOOR, aligned_kl, row_aligned_kl
+from amad.ops.backends import operator_backend
+from amad.ops.rows import TRAINED
 
 sys.path.insert(0, str(Path(__file__).parent))
 import plain
@@ -38,7 +40,7 @@ def expected_kl(student, teacher, alignment):
 @pytest.mark.parametrize("mask", plain.MASKS)
 @pytest.mark.parametrize("extra", plain.EXTRAS)
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(5, 5), (3, 6)])
-def test_it_is_the_divergence_of_the_dense_maps(mask, extra, n_queries, n_keys):
+def test_it_is_the_divergence_of_the_dense_maps(mask, extra, n_queries, n_keys, form):
     student = plain.make_record(2, n_queries, n_keys, mask, extra, seed=1)
     teacher = plain.make_record(4, n_queries, n_keys, mask, extra, seed=2, width=2)
     alignment = random_alignment(4, 2)
@@ -47,7 +49,7 @@ def test_it_is_the_divergence_of_the_dense_maps(mask, extra, n_queries, n_keys):
     )
 
 
-def test_row_by_row_it_equals_the_flattened_maps_divided_by_their_sums():
+def test_row_by_row_it_equals_the_flattened_maps_divided_by_their_sums(form):
     student, teacher = plain.make_record(2, seed=1), plain.make_record(3, seed=2)
     alignment = random_alignment(3, 2)
     s, t = (r.rows(dtype=torch.float64).flatten(2) for r in (student, teacher))
@@ -56,31 +58,49 @@ def test_row_by_row_it_equals_the_flattened_maps_divided_by_their_sums():
     torch.testing.assert_close(aligned_kl(student, teacher, alignment), expected)
 
 
+def all_gradients(student, teacher, alignment, weights):
+    """Values and gradients of both forms of the divergence, weighed head by head, to everything that wants one."""
+    alignment = alignment.clone().requires_grad_()
+    tensors = {name: getattr(student, name) for name in TRAINED}
+    tensors = {
+        name: tensor for name, tensor in tensors.items() if tensor is not None and tensor.requires_grad
+    }
+    found = []
+    for value, names in (
+        (aligned_kl(student, teacher, alignment), (*tensors, "alignment")),
+        (row_aligned_kl(student, teacher, 0.3), tuple(tensors)),
+    ):
+        inputs = [alignment if name == "alignment" else tensors[name] for name in names]
+        gradients = torch.autograd.grad((value * weights).sum(), inputs, allow_unused=True)
+        found += [value, *gradients]
+    return [torch.zeros(()) if tensor is None else tensor for tensor in found]
+
+
 @given(
     mask=st.sampled_from(plain.MASKS),
     extra=st.sampled_from(plain.EXTRAS),
     seed=st.integers(0, 99),
     sharpness=st.sampled_from([0.0, 1.0, 30.0]),
+    rows=st.sampled_from([1, 2, 64]),
+    even=st.booleans(),
 )
-def test_the_fast_form_is_the_definition_with_its_gradients(mask, extra, seed, sharpness):
-    student = plain.make_record(2, mask=mask, extra=extra, seed=seed, sharpness=sharpness)
+def test_the_chunked_form_is_the_definition_with_its_gradients(mask, extra, seed, sharpness, rows, even):
+    student = plain.make_record(2, mask=mask, extra=extra, seed=seed, sharpness=sharpness, grad=True)
+    if student.sinks is not None:
+        student.sinks.requires_grad_()
     teacher = plain.make_record(3, mask=mask, extra=extra, seed=seed + 1, sharpness=sharpness)
-    (block,) = maps.map_blocks(student, teacher)
-    block = reference.whole_rows(block)
-    s, t = block.student.flatten(2).requires_grad_(), block.teacher.flatten(2)
-    a = random_alignment(3, 2).requires_grad_()
-    fast, defined = dense.mixture_kl(s, t, a), reference.mixture_kl(s, t, a)
-    torch.testing.assert_close(fast, defined)
-    weights = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
-    for one, other in zip(
-        torch.autograd.grad((fast * weights).sum(), (s, a)),
-        torch.autograd.grad((defined * weights).sum(), (s, a)),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other)
+    weights = torch.ones(2, 3) if even else torch.tensor([[1.0, 2.0, -3.0], [0.5, 0.0, 1.0]])
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "MOST_ROWS", rows)
+        patch.setattr(sweep, "LEAST_ROWS", 1)
+        for name in ("reference", "chunked"):
+            with operator_backend(name):
+                found[name] = all_gradients(student, teacher, random_alignment(3, 2), weights.double())
+    torch.testing.assert_close(found["chunked"], found["reference"], check_dtype=False)
 
 
-def test_gradients_are_right():
+def test_gradients_are_right(form):
     student = plain.make_record(2, 3, 4, "float", "bias", seed=1, width=2)
     teacher = plain.make_record(3, 3, 4, "keep", seed=2)
 
@@ -93,7 +113,7 @@ def test_gradients_are_right():
 
 
 @pytest.mark.parametrize("extra", plain.EXTRAS)
-def test_gradients_of_the_form_per_row_are_right(extra):
+def test_gradients_of_the_form_per_row_are_right(extra, form):
     student = plain.make_record(2, 3, 4, "float", extra, seed=1, width=2)
     teacher = plain.make_record(3, 3, 4, "keep", seed=2)
 
@@ -104,20 +124,7 @@ def test_gradients_of_the_form_per_row_are_right(extra):
     assert torch.autograd.gradcheck(kl, [tensor.clone().requires_grad_() for tensor in tensors])
 
 
-def test_blocks_of_rows_change_nothing(monkeypatch):
-    student, teacher = (plain.make_record(h, 7, 5, "keep", seed=h, grad=h == 2) for h in (2, 3))
-    alignment = random_alignment(3, 2)
-    whole = [aligned_kl(student, teacher, alignment), row_aligned_kl(student, teacher)]
-    gradients = [torch.autograd.grad(value.sum(), student.query)[0] for value in whole]
-    monkeypatch.setattr(maps, "BLOCK_NUMBERS", 2 * 5 * 5 * 3)
-    parts = [aligned_kl(student, teacher, alignment), row_aligned_kl(student, teacher)]
-    torch.testing.assert_close(parts, whole)
-    torch.testing.assert_close(
-        [torch.autograd.grad(value.sum(), student.query)[0] for value in parts], gradients
-    )
-
-
-def test_a_key_that_only_the_teacher_may_attend_costs_a_finite_amount():
+def test_a_key_that_only_the_teacher_may_attend_costs_a_finite_amount(form):
     """Half of the teacher's mass lies on a key that the student's mask hides: half of log(0.5 / 1e-30)."""
     zeros = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     student = dataclasses.replace(
@@ -132,18 +139,21 @@ def test_a_key_that_only_the_teacher_may_attend_costs_a_finite_amount():
     assert torch.isfinite(student.query.grad).all()
 
 
-def test_a_student_with_no_mass_at_all_is_finite():
-    teacher = torch.tensor([[[0.3, 0.7]]])
-    student = torch.zeros(1, 1, 2, requires_grad=True)
+def test_a_student_with_no_mass_at_all_is_finite(form):
+    empty = plain.make_record(1, 1, 2, n_batch=1, width=0, dtype=torch.float32)
+    nothing = torch.zeros(1, 1, 1, 2)
+    teacher = dataclasses.replace(empty, probabilities=torch.tensor([[[[0.3, 0.7]]]]))
+    # A row with no mass at all does not count; with one key of the smallest mass it does.
+    student = dataclasses.replace(empty, probabilities=(nothing + 1e-38).requires_grad_())
     alignment = torch.ones(1, 1, 1, requires_grad=True)
-    for form in (dense, reference):
-        value = form.mixture_kl(student, teacher, alignment)
-        assert torch.isfinite(value).all()
-        for gradient in torch.autograd.grad(value.sum(), (student, alignment)):
-            assert (gradient == 0).all()
+    value = aligned_kl(student, teacher, alignment)
+    assert torch.isfinite(value).all()
+    for gradient in torch.autograd.grad(value.sum(), (student.probabilities, alignment)):
+        assert torch.isfinite(gradient).all()
+    assert aligned_kl(dataclasses.replace(student, probabilities=nothing), teacher, alignment).item() == 0
 
 
-def test_equal_maps_cost_exactly_nothing():
+def test_equal_maps_cost_exactly_nothing(form):
     record = plain.make_record(3, seed=1, dtype=torch.float32)
     same = torch.eye(3).expand(2, -1, -1).contiguous()
     torch.testing.assert_close(
@@ -151,7 +161,7 @@ def test_equal_maps_cost_exactly_nothing():
     )
 
 
-def test_what_a_sink_takes_is_left_out_of_the_divergence():
+def test_what_a_sink_takes_is_left_out_of_the_divergence(form):
     """With and without sinks the rows divided by their sums are the same."""
     student, teacher = (
         plain.make_record(2, extra="sinks", seed=1),
@@ -163,7 +173,7 @@ def test_what_a_sink_takes_is_left_out_of_the_divergence():
     torch.testing.assert_close(row_aligned_kl(student, teacher), row_aligned_kl(*bare))
 
 
-def test_the_form_per_row_takes_an_alignment_for_each_row():
+def test_the_form_per_row_takes_an_alignment_for_each_row(form):
     """Two heads that swap roles from row to row are matched in each row, and are not on the whole map."""
     sharp = torch.tensor([[[0.99, 0.01], [0.01, 0.99]], [[0.01, 0.99], [0.99, 0.01]]], dtype=torch.float64)
     swapped = sharp.clone()
@@ -176,7 +186,7 @@ def test_the_form_per_row_takes_an_alignment_for_each_row():
     assert aligned_kl(student, teacher, same).min() > 1
 
 
-def test_an_alignment_of_other_heads_is_refused():
+def test_an_alignment_of_other_heads_is_refused(form):
     with pytest.raises(ShapeError, match=r"\(2, 2, 3\), but the records have .* = \(2, 3, 2\)"):
         aligned_kl(plain.make_record(2), plain.make_record(3), random_alignment(2, 3))
     with pytest.raises(RecipeError, match=r"temperature = -1.0"):

@@ -1,4 +1,4 @@
-"""Blocks of dense maps, and keeping them between operators."""
+"""Blocks of dense maps."""
 
 import dataclasses
 import sys
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from amad.ops import maps
 from amad.ops.aligned_kl import aligned_kl
-from amad.ops.attention_gram import attention_gram
-from amad.ops.maps import map_blocks, shared_maps, whole_map
+from amad.ops.maps import map_blocks, whole_map
 
 sys.path.insert(0, str(Path(__file__).parent))
 import plain
@@ -18,32 +18,6 @@ ALIGNMENT = torch.full((2, 3, 2), 0.5, dtype=torch.float64)
 
 def records():
     return plain.make_record(2, mask="keep", seed=1, grad=True), plain.make_record(3, mask="keep", seed=2)
-
-
-def test_within_shared_maps_the_operators_see_the_same_maps():
-    student, teacher = records()
-    with shared_maps():
-        (first,), (second,) = map_blocks(student, teacher), map_blocks(student, teacher)
-        assert first is second
-        (other,) = map_blocks(dataclasses.replace(student), teacher)
-        assert other is not first
-    (later,) = map_blocks(student, teacher)
-    assert later is not first
-
-
-def test_sharing_changes_no_value_and_no_gradient():
-    student, teacher = records()
-
-    def loss():
-        return attention_gram(student, teacher).cross.sum() + aligned_kl(student, teacher, ALIGNMENT).sum()
-
-    apart = loss()
-    with shared_maps():
-        together = loss()
-    torch.testing.assert_close(together, apart)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(value, (student.query, student.key)) for value in (together, apart))
-    )
 
 
 def test_rows_that_do_not_count_are_zero_even_if_the_model_left_nonsense_there():
@@ -56,6 +30,16 @@ def test_rows_that_do_not_count_are_zero_even_if_the_model_left_nonsense_there()
     assert (block.teacher[0, :, 2:] == 0).all()
     assert (block.student[0, :, 2:] == 0).all()
     assert torch.isfinite(aligned_kl(student, teacher, ALIGNMENT)).all()
+
+
+def test_blocks_of_rows_are_the_rows_of_the_whole_map(monkeypatch):
+    student, teacher = (plain.make_record(h, 7, 5, "keep", seed=h) for h in (2, 3))
+    whole = whole_map(student, teacher)
+    monkeypatch.setattr(maps, "BLOCK_NUMBERS", 2 * 5 * 5 * 3)
+    blocks = list(map_blocks(student, teacher))
+    assert [block.keep.shape[1] for block in blocks] == [3, 3, 1]
+    torch.testing.assert_close(torch.cat([block.student for block in blocks], 2), whole.student)
+    torch.testing.assert_close(torch.cat([block.teacher for block in blocks], 2), whole.teacher)
 
 
 def test_nothing_is_built_for_the_gradient_of_the_teacher():

@@ -118,7 +118,13 @@ def test_rows_sum_to_one_on_any_grids(sizes, before, after, seed):
     student = laid_out(2, student_layout, student_layout, seed)
     teacher = laid_out(3, teacher_layout, teacher_layout, seed + 1)
     matched_student, matched = match_tokens(student, teacher)
-    assert matched.map_shape == (2, 3, student.n_queries, student.n_keys)
+    assert (matched.n_batch, matched.n_heads) == (2, 3)
+    assert (matched.n_queries, matched.n_keys) == (student.n_queries, student.n_keys)
+    pairs_of_rows = [slice(first, first + 2) for first in range(0, student.n_queries, 2)]
+    torch.testing.assert_close(
+        torch.cat([matched.rows(some, torch.float64) for some in pairs_of_rows], 2), rows(matched)
+    )
+    assert torch.cat([matched.keep(some) for some in pairs_of_rows], 1).equal(matched.keep())
     keep = matched.keep() & matched_student.keep()
     unmatched = max(before[0] - before[1], 0)
     assert keep.sum(1).tolist() == [student.n_queries - unmatched] * 2
@@ -134,7 +140,8 @@ def test_going_to_a_finer_grid_and_back_changes_nothing():
     fine = TokenLayout(1, 4, 6)
     teacher = laid_out(3, coarse, coarse, 1)
     _, finer = match_tokens(laid_out(2, fine, fine), teacher)
-    _, back = match_tokens(laid_out(2, coarse, coarse), finer)
+    between = dataclasses.replace(laid_out(3, fine, fine), probabilities=rows(finer))
+    _, back = match_tokens(laid_out(2, coarse, coarse), between)
     torch.testing.assert_close(rows(back), rows(teacher))
 
 
@@ -154,7 +161,7 @@ def test_equally_many_patches_in_other_grids_are_resampled():
     assert matched is not teacher
 
 
-def test_rows_of_the_teacher_that_do_not_count_are_left_out_of_the_mean():
+def test_rows_of_the_teacher_that_do_not_count_are_left_out_of_the_mean(form):
     layout = TokenLayout(0, 2, 1)
     keep = torch.tensor([[True, False], [False, False]])
     teacher = dataclasses.replace(laid_out(2, layout, layout, seed=1), query_keep=keep)
@@ -179,7 +186,7 @@ def test_a_class_token_that_the_teacher_lacks_leaves_the_map_of_the_student(mask
     assert matched.keep()[:, 0].tolist() == [False, False]
 
 
-def test_gradients_reach_a_student_on_other_tokens():
+def test_gradients_reach_a_student_on_other_tokens(form):
     layout = TokenLayout(1, 2, 1)
     student = laid_out(1, layout, layout, width=2)
     teacher = laid_out(2, TokenLayout(2, 3, 1), TokenLayout(2, 3, 1), 1, width=2)

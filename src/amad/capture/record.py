@@ -105,6 +105,11 @@ class AttentionRecord:
         return self.key.shape[2]
 
     @property
+    def is_whole(self) -> bool:
+        """Rows of the map that are not zero sum to one: nothing goes to a sink."""
+        return self.sinks is None and self.probabilities is None
+
+    @property
     def map_shape(self) -> tuple[int, int, int, int]:
         """(batch, head, query, key) of the map that is not built."""
         return self.n_batch, self.n_heads, self.n_queries, self.n_keys
@@ -121,17 +126,34 @@ class AttentionRecord:
         for start in range(0, self.n_queries, n_rows):
             yield slice(start, min(start + n_rows, self.n_queries))
 
-    def visible(self, rows: slice = slice(None)) -> Bool[Tensor, "#batch #head row key"] | None:
-        """Which keys each of these query rows may attend; None if it may attend them all."""
+    def samples(self, samples: slice) -> "AttentionRecord":
+        """The record of these samples only; tensors with one sample for all stay as they are."""
+
+        def some(tensor: Tensor) -> Tensor:
+            return tensor if tensor.shape[0] == 1 and self.n_batch > 1 else tensor[samples]
+
+        fields: dict[str, Any] = {
+            name: some(value)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "sinks"
+        }
+        if self.segments is not None:
+            fields["segments"] = (some(self.segments[0]), some(self.segments[1]))
+        return replace(self, **fields)
+
+    def visible(
+        self, rows: slice = slice(None), keys: slice = slice(None)
+    ) -> Bool[Tensor, "#batch #head row key"] | None:
+        """Which of these keys each of these query rows may attend; None if it may attend them all."""
         visible: Tensor | None = None
         if self.probabilities is not None:
-            return self.probabilities[:, :, rows] > 0
+            return self.probabilities[:, :, rows, keys] > 0
         if self.mask is not None:
-            mask = self.mask[:, :, rows] if self.mask.shape[2] > 1 else self.mask
+            mask = (self.mask[:, :, rows] if self.mask.shape[2] > 1 else self.mask)[..., keys]
             visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         device = self.query.device
         query = torch.arange(self.n_queries, device=device)[rows, None]
-        key = torch.arange(self.n_keys, device=device)[None, :]
+        key = torch.arange(self.n_keys, device=device)[None, keys]
         if self.causal_offset is not None:
             visible = _both(visible, (key <= query + self.causal_offset)[None, None])
         if self.window is not None:
@@ -139,7 +161,7 @@ class AttentionRecord:
             visible = _both(visible, (distance < self.window)[None, None])
         if self.segments is not None:
             query_segment, key_segment = self.segments
-            same = query_segment[:, rows, None] == key_segment[:, None, :]
+            same = query_segment[:, rows, None] == key_segment[:, None, keys]
             visible = _both(visible, same[:, None])
         if visible is not None and visible.shape[2] == 1:
             visible = visible.expand(-1, -1, query.shape[0], -1)

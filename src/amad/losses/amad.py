@@ -13,11 +13,13 @@ from amad.errors import CaptureError, RecipeError
 from amad.losses.figures import AlignmentFigures, alignment_figures
 from amad.losses.objective import Captured, Targets, Term, TermValue
 from amad.losses.projection import Form, Projection, projected_block
-from amad.ops.aligned_kl import aligned_kl, kl_of_maps, row_aligned_kl
+from amad.ops.aligned_kl import row_aligned_kl
+from amad.ops.aligned_kl.reference import kl_of_maps
 from amad.ops.alignment import alignment_weights, check_temperature, cosines
 from amad.ops.attention_gram import AttentionGram, attention_gram, attention_row_grams
 from amad.ops.attention_gram.reference import gram_of_maps
-from amad.ops.maps import MapBlock, shared_maps, whole_map
+from amad.ops.fused import Operators, fused_loss
+from amad.ops.maps import MapBlock, whole_map
 from amad.ops.resampling import match_tokens
 
 Variant = Literal["mse", "kl", "projected", "token"]
@@ -122,8 +124,7 @@ class AttentionAlignment(Term):
         total = torch.zeros((), device=targets.labels.device)
         for pair in self.pairs:
             if pair.weight:
-                with shared_maps():
-                    loss = self.pair_loss(pair, *self._records(pair, student, teacher))
+                loss = self.pair_loss(pair, *self._records(pair, student, teacher))
                 total = total + pair.weight / len(self.pairs) * loss.sum()
         return TermValue(total, "sample")
 
@@ -137,11 +138,14 @@ class AttentionAlignment(Term):
             if self.variant == "projected":
                 block = self._project(pair, student, teacher)
                 return kl_of_maps([block], self._align(gram_of_maps([block]))).sum(-1)
-            gram = attention_gram(student, teacher)
-            alignment = self._align(gram)
-            if self.variant == "mse":
-                return mixture_distance(gram, alignment).sum(-1)
-            return aligned_kl(student, teacher, alignment).sum(-1)
+            return fused_loss(student, teacher, self._mixture_loss)
+
+    def _mixture_loss(self, operators: Operators) -> Float[Tensor, " batch"]:
+        gram = operators.gram()
+        alignment = self._align(gram)
+        if self.variant == "mse":
+            return mixture_distance(gram, alignment).sum(-1)
+        return operators.kl(alignment).sum(-1)
 
     @torch.no_grad()
     def diagnose(self, student: Captured, teacher: Captured) -> dict[SitePair, AlignmentFigures]:
@@ -150,7 +154,7 @@ class AttentionAlignment(Term):
         for pair in self.pairs:
             records = self._records(pair, student, teacher)
             device = records[0].query.device
-            with torch.autocast(device.type, enabled=False), shared_maps():
+            with torch.autocast(device.type, enabled=False):
                 gram = attention_gram(*records)
                 if self.variant == "token":
                     rows = attention_row_grams(*records)
@@ -181,8 +185,8 @@ class AttentionAlignment(Term):
                 "records of one batch before the optimizer is made."
             )
         projection = cast(Projection, self.projections[_name(pair)])
-        on_student, on_teacher = match_tokens(student, teacher)
-        return projected_block(whole_map(on_student, on_teacher), on_student, projection)
+        on_student, _ = match_tokens(student, teacher)
+        return projected_block(whole_map(student, teacher), on_student, projection)
 
     def _add_projection(self, pair: SitePair, n_queries: int, n_keys: int) -> None:
         if pair not in self.pairs:

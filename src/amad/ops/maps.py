@@ -1,8 +1,6 @@
-"""The maps of a student and of a teacher, dense, in blocks of query rows: what the plain operators work on."""
+"""The maps of a student and of a teacher, dense, in blocks of query rows: what the definitions work on."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -10,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amad.capture.record import AttentionRecord
-from amad.ops.resampling import common_dtype, match_tokens
+from amad.ops.resampling import TeacherMap, common_dtype, match_tokens
 
 BLOCK_NUMBERS = 1 << 25
 """A block holds at most so many numbers (128 MiB in float32), teacher and student together."""
@@ -50,23 +48,6 @@ class MapBlock(NamedTuple):
         return student, teacher
 
 
-_Shared = dict[tuple[int, int], tuple[AttentionRecord, AttentionRecord, MapBlock]]
-_shared: ContextVar[_Shared | None] = ContextVar("shared_maps", default=None)
-
-
-@contextmanager
-def shared_maps() -> Iterator[None]:
-    """Within it, operators that build the maps of the same two records build them once.
-
-    Only maps that fit into one block are kept, and none after the end.
-    """
-    token = _shared.set({})
-    try:
-        yield
-    finally:
-        _shared.reset(token)
-
-
 def map_blocks(student: AttentionRecord, teacher: AttentionRecord) -> Iterator[MapBlock]:
     """The maps of two records on the student's tokens, as consecutive blocks of query rows.
 
@@ -75,20 +56,12 @@ def map_blocks(student: AttentionRecord, teacher: AttentionRecord) -> Iterator[M
     Raises:
         ShapeError: as :func:`amad.ops.resampling.match_tokens`.
     """
-    shared = _shared.get()
-    key = (id(student), id(teacher))
-    if shared is not None and key in shared:
-        yield shared[key][2]
-        return
     dtype = common_dtype(student, teacher)
     on_student, on_teacher = match_tokens(student, teacher)
     per_row = student.n_batch * (student.n_heads + teacher.n_heads) * student.n_keys
     n_rows = max(min(BLOCK_NUMBERS // max(per_row, 1), student.n_queries), 1)
     for rows in on_student.row_slices(n_rows):
-        block = _block(on_student, on_teacher, rows, dtype)
-        if shared is not None and n_rows == student.n_queries:
-            shared[key] = (student, teacher, block)
-        yield block
+        yield _block(on_student, on_teacher, rows, dtype)
 
 
 def whole_map(student: AttentionRecord, teacher: AttentionRecord) -> MapBlock:
@@ -97,7 +70,7 @@ def whole_map(student: AttentionRecord, teacher: AttentionRecord) -> MapBlock:
     return _block(on_student, on_teacher, slice(0, on_student.n_queries), common_dtype(student, teacher))
 
 
-def _block(student: AttentionRecord, teacher: AttentionRecord, rows: slice, dtype: torch.dtype) -> MapBlock:
+def _block(student: AttentionRecord, teacher: TeacherMap, rows: slice, dtype: torch.dtype) -> MapBlock:
     keep = student.keep(rows) & teacher.keep(rows)
     with torch.no_grad():
         teacher_rows = teacher.rows(rows, dtype)
@@ -107,8 +80,4 @@ def _block(student: AttentionRecord, teacher: AttentionRecord, rows: slice, dtyp
         padded = ~keep[:, None, :, None]
         teacher_rows = teacher_rows.masked_fill(padded, 0.0)
         student_rows = student_rows.masked_fill(padded, 0.0)
-    return MapBlock(student_rows, teacher_rows, keep, _is_whole(student), _is_whole(teacher))
-
-
-def _is_whole(record: AttentionRecord) -> bool:
-    return record.sinks is None and record.probabilities is None
+    return MapBlock(student_rows, teacher_rows, keep, student.is_whole, teacher.is_whole)

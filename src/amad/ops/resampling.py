@@ -1,6 +1,6 @@
 """A teacher's map on the student's tokens, where the two models cut the image into different patches."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,10 +13,96 @@ MOST_UNMATCHED_TOKENS = 2
 """Only a class and a distillation token may be there in one model and not in the other."""
 
 
-def match_tokens(
-    student: AttentionRecord, teacher: AttentionRecord
-) -> tuple[AttentionRecord, AttentionRecord]:
-    """Both records on the student's tokens; the records themselves where the axes already agree.
+@dataclass(frozen=True)
+class ResampledMap:
+    """A teacher's map on the student's tokens, T' = R T C, of which rows are made when they are asked for.
+
+    Attributes:
+        record: The teacher's own record.
+        queries: R, or None where the query axes agree.
+        keys: C, or None where the key axes agree.
+    """
+
+    record: AttentionRecord
+    queries: Float[Tensor, "query teacher_query"] | None
+    keys: Float[Tensor, "teacher_key key"] | None
+
+    @property
+    def n_batch(self) -> int:
+        """Samples."""
+        return self.record.n_batch
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads."""
+        return self.record.n_heads
+
+    @property
+    def n_queries(self) -> int:
+        """Rows of the map on the student's tokens."""
+        return self.record.n_queries if self.queries is None else self.queries.shape[0]
+
+    @property
+    def n_keys(self) -> int:
+        """Columns of the map on the student's tokens."""
+        return self.record.n_keys if self.keys is None else self.keys.shape[1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Rows that are not zero sum to one."""
+        return True
+
+    def samples(self, samples: slice) -> "ResampledMap":
+        """The map of these samples only."""
+        return replace(self, record=self.record.samples(samples))
+
+    @torch.no_grad()
+    def rows(
+        self, rows: slice = slice(None), dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "batch head row key"]:
+        """Attention probabilities of these query rows; zero for a row that does not count."""
+        own = self._own_rows(rows)
+        maps = self.record.rows(own, dtype).masked_fill(~self._counted(own)[:, None, :, None], 0.0)
+        if self.keys is not None:
+            maps = torch.matmul(maps, self.keys.to(maps))
+        maps = whole(maps)
+        if self.queries is not None:
+            # Rows that do not count are zero, so dividing by the sum makes this the mean over those that do.
+            maps = whole(torch.matmul(self.queries[rows, own].to(maps), maps))
+        return maps
+
+    def keep(self, rows: slice = slice(None)) -> Bool[Tensor, "batch row"]:
+        """True for rows that a row of the teacher's that counts is part of."""
+        own = self._own_rows(rows)
+        counted = self._counted(own)
+        if self.queries is None:
+            return counted
+        share = self.queries[rows, own].to(counted.device)
+        return torch.matmul(counted.to(share.dtype), share.T) > 0
+
+    def _own_rows(self, rows: slice) -> slice:
+        """The teacher's rows from the first to the last that these are made of."""
+        if self.queries is None:
+            return rows
+        needed = (self.queries[rows] > 0).any(0).nonzero()
+        return slice(int(needed[0]), int(needed[-1]) + 1) if len(needed) else slice(0, 0)
+
+    def _counted(self, own: slice) -> Tensor:
+        """The teacher's rows that are real and may attend at least one key that the student has."""
+        keep = self.record.keep(own)
+        visible = self.record.visible(own)
+        if self.keys is None or visible is None:
+            return keep
+        matched = (self.keys > 0).any(1).to(visible.device)
+        return keep & (visible & matched).any(-1).any(1)
+
+
+TeacherMap = AttentionRecord | ResampledMap
+"""What a teacher's rows are taken from."""
+
+
+def match_tokens(student: AttentionRecord, teacher: AttentionRecord) -> tuple[AttentionRecord, TeacherMap]:
+    """Both on the student's tokens; the records themselves where the axes already agree.
 
     An axis agrees if it is equally long in both and not laid out as two different grids. Where it does not, both
     records must say where its patches lie, and the teacher's map is resampled:
@@ -46,7 +132,10 @@ def match_tokens(
     keys = _axis(student, teacher, student.key_layout, teacher.key_layout, 3)
     if queries is None and keys is None:
         return student, teacher
-    return _limit_student(student, queries, keys), _resample(student, teacher, queries, keys)
+    share = None if keys is None else keys / keys.sum(0).clamp(min=torch.finfo(torch.float64).tiny)
+    return _limit_student(student, queries, keys), ResampledMap(
+        teacher, queries, None if share is None else share.T
+    )
 
 
 def common_dtype(student: AttentionRecord, teacher: AttentionRecord) -> torch.dtype:
@@ -144,36 +233,6 @@ def _limit_student(student: AttentionRecord, queries: Tensor | None, keys: Tenso
         keep = student.query_keep
         student = replace(student, query_keep=matched if keep is None else keep & matched)
     return student
-
-
-@torch.no_grad()
-def _resample(
-    student: AttentionRecord,
-    teacher: AttentionRecord,
-    queries: Tensor | None,
-    keys: Tensor | None,
-) -> AttentionRecord:
-    dtype = common_dtype(student, teacher)
-    device = teacher.query.device
-    keep: Bool[Tensor, "batch query"] = teacher.keep()
-    maps = teacher.rows(dtype=dtype).masked_fill(~keep[:, None, :, None], 0.0)
-    if keys is not None:
-        share = (keys / keys.sum(0).clamp(min=torch.finfo(torch.float64).tiny)).to(device, dtype)
-        maps = torch.matmul(maps, share.T)
-    maps = whole(maps)
-    if queries is not None:
-        # Rows that do not count are zero, so dividing by the sum makes this the mean over those that do.
-        maps = whole(torch.matmul(queries.to(device, dtype), maps))
-    n_batch, n_heads, n_queries, n_keys = maps.shape
-    return AttentionRecord(
-        site=teacher.site,
-        query=maps.new_zeros(n_batch, n_heads, n_queries, 0),
-        key=maps.new_zeros(n_batch, n_heads, n_keys, 0),
-        scale=1.0,
-        query_layout=student.query_layout,
-        key_layout=student.key_layout,
-        probabilities=maps,
-    )
 
 
 def whole(rows: Float[Tensor, "*any key"]) -> Float[Tensor, "*any key"]:

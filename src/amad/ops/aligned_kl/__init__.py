@@ -1,7 +1,6 @@
 """Divergence of each teacher head's map from the mixture of student heads that learns from it."""
 
-from collections.abc import Iterable
-from functools import reduce
+from importlib import import_module
 
 import torch
 from jaxtyping import Float
@@ -9,13 +8,11 @@ from torch import Tensor
 
 from amad.capture.record import AttentionRecord
 from amad.errors import ShapeError
-from amad.ops.aligned_kl.dense import mixture_kl
-from amad.ops.aligned_kl.reference import MASS_FLOOR, whole_rows
-from amad.ops.alignment import alignment_weights
-from amad.ops.attention_gram.reference import row_grams_of_maps
-from amad.ops.maps import MapBlock, map_blocks
+from amad.ops.aligned_kl.reference import MASS_FLOOR
+from amad.ops.alignment import check_temperature
+from amad.ops.backends import choose_backend
 
-__all__ = ["MASS_FLOOR", "aligned_kl", "kl_of_maps", "row_aligned_kl"]
+__all__ = ["MASS_FLOOR", "aligned_kl", "row_aligned_kl"]
 
 
 def aligned_kl(
@@ -32,7 +29,8 @@ def aligned_kl(
 
     A row counts if it does in both models; a sample without one gives zero and zero gradient. Where the tokens of
     the two differ, the teacher's map is resampled (:func:`amad.ops.resampling.match_tokens`). Gradients flow to the
-    student's query, key and position bias and to the alignment. In float64 if either record is, else in float32.
+    student's query, key, position bias and float mask, and to the alignment. In float64 if either record is, else in
+    float32. No map is built; see :func:`amad.ops.backends.operator_backend` for the forms.
 
     Args:
         student: The student's record.
@@ -43,14 +41,25 @@ def aligned_kl(
         ShapeError: if the alignment has other heads or samples than the records, the batches differ, or the
             tokens differ and cannot be matched.
     """
+    check_alignment(student, teacher, alignment)
+    with torch.autocast(student.query.device.type, enabled=False):
+        form = import_module(f"{__name__}.{choose_backend(student, teacher)}")
+        found: Tensor = form.aligned_kl(student, teacher, alignment)
+        return found
+
+
+def check_alignment(student: AttentionRecord, teacher: AttentionRecord, alignment: Tensor) -> None:
+    """Refuse an alignment of other heads or samples.
+
+    Raises:
+        ShapeError: if it has other heads or samples than the records.
+    """
     expected = (student.n_batch, teacher.n_heads, student.n_heads)
     if tuple(alignment.shape) != expected:
         raise ShapeError(
             f"the alignment is {tuple(alignment.shape)}, but the records have (samples, teacher heads, student "
             f"heads) = {expected}. Make it from the same records."
         )
-    with torch.autocast(student.query.device.type, enabled=False):
-        return kl_of_maps(map_blocks(student, teacher), alignment)
 
 
 def row_aligned_kl(
@@ -77,33 +86,8 @@ def row_aligned_kl(
         ShapeError: as :func:`aligned_kl`.
         RecipeError: if the temperature is not above zero.
     """
+    check_temperature(temperature)
     with torch.autocast(student.query.device.type, enabled=False):
-        return _mean_over_rows(
-            _row_aligned(block, temperature, detach_alignment) for block in map_blocks(student, teacher)
-        )
-
-
-def kl_of_maps(
-    blocks: Iterable[MapBlock], alignment: Float[Tensor, "batch teacher student"]
-) -> Float[Tensor, "batch teacher"]:
-    """:func:`aligned_kl` of maps that are there, in blocks of query rows."""
-    return _mean_over_rows(_aligned(block, alignment) for block in blocks)
-
-
-def _aligned(block: MapBlock, alignment: Tensor) -> tuple[Tensor, Tensor]:
-    whole = whole_rows(block)
-    student, teacher = whole.student.flatten(2), whole.teacher.flatten(2)
-    return mixture_kl(student, teacher, alignment.to(student.dtype)), block.keep.sum(1, keepdim=True)
-
-
-def _row_aligned(block: MapBlock, temperature: float, detach_alignment: bool) -> tuple[Tensor, Tensor]:
-    whole = whole_rows(block)
-    alignment = alignment_weights(row_grams_of_maps(whole), temperature)
-    rows = mixture_kl(*whole.by_row(), alignment.detach() if detach_alignment else alignment)
-    return rows.view(*block.keep.shape, -1).sum(1), block.keep.sum(1, keepdim=True)
-
-
-def _mean_over_rows(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """From sums (batch, teacher) and numbers of rows (batch, 1) of every block to the mean."""
-    total, n_rows = reduce(lambda one, two: (one[0] + two[0], one[1] + two[1]), parts)
-    return total / n_rows.clamp(min=1)
+        form = import_module(f"{__name__}.{choose_backend(student, teacher)}")
+        found: Tensor = form.row_aligned_kl(student, teacher, temperature, detach_alignment)
+        return found

@@ -1,14 +1,43 @@
 """Divergence of a teacher's maps from a mixture of a student's, from dense maps: the definition."""
 
+from collections.abc import Iterable
+from functools import reduce
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amad.ops.maps import MapBlock
+from amad.capture.record import AttentionRecord
+from amad.ops.alignment import alignment_weights
+from amad.ops.attention_gram.reference import row_grams_of_maps
+from amad.ops.maps import MapBlock, map_blocks
 from amad.ops.resampling import whole
 
 MASS_FLOOR = 1e-30
 """Probabilities below it count as it does inside a logarithm: no key costs more than 69 nats per unit of mass."""
+
+
+def aligned_kl(
+    student: AttentionRecord, teacher: AttentionRecord, alignment: Float[Tensor, "batch teacher student"]
+) -> Float[Tensor, "batch teacher"]:
+    """See :func:`amad.ops.aligned_kl.aligned_kl`."""
+    return kl_of_maps(map_blocks(student, teacher), alignment)
+
+
+def row_aligned_kl(
+    student: AttentionRecord, teacher: AttentionRecord, temperature: float, detach_alignment: bool
+) -> Float[Tensor, "batch teacher"]:
+    """See :func:`amad.ops.aligned_kl.row_aligned_kl`."""
+    return _mean_over_rows(
+        _row_aligned(block, temperature, detach_alignment) for block in map_blocks(student, teacher)
+    )
+
+
+def kl_of_maps(
+    blocks: Iterable[MapBlock], alignment: Float[Tensor, "batch teacher student"]
+) -> Float[Tensor, "batch teacher"]:
+    """:func:`aligned_kl` of maps that are there, in blocks of query rows."""
+    return _mean_over_rows(_aligned(block, alignment) for block in blocks)
 
 
 def mixture_kl(
@@ -28,8 +57,27 @@ def _log(mass: Tensor) -> Tensor:
     return mass.clamp(min=MASS_FLOOR).log()
 
 
-def whole_rows(block: MapBlock) -> MapBlock:
+def _aligned(block: MapBlock, alignment: Tensor) -> tuple[Tensor, Tensor]:
+    rows = _whole_rows(block)
+    student, teacher = rows.student.flatten(2), rows.teacher.flatten(2)
+    return mixture_kl(student, teacher, alignment.to(student.dtype)), block.keep.sum(1, keepdim=True)
+
+
+def _row_aligned(block: MapBlock, temperature: float, detach_alignment: bool) -> tuple[Tensor, Tensor]:
+    rows = _whole_rows(block)
+    alignment = alignment_weights(row_grams_of_maps(rows), temperature)
+    values = mixture_kl(*rows.by_row(), alignment.detach() if detach_alignment else alignment)
+    return values.view(*block.keep.shape, -1).sum(1), block.keep.sum(1, keepdim=True)
+
+
+def _whole_rows(block: MapBlock) -> MapBlock:
     """The block with every row divided by its sum; a row of zeros stays one."""
     student = block.student if block.student_is_whole else whole(block.student)
     teacher = block.teacher if block.teacher_is_whole else whole(block.teacher)
     return MapBlock(student, teacher, block.keep, True, True)
+
+
+def _mean_over_rows(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """From sums (batch, teacher) and numbers of rows (batch, 1) of every block to the mean."""
+    total, n_rows = reduce(lambda one, two: (one[0] + two[0], one[1] + two[1]), parts)
+    return total / n_rows.clamp(min=1)

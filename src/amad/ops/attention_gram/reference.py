@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amad.ops.maps import MapBlock
+from amad.capture.record import AttentionRecord
+from amad.ops.maps import MapBlock, map_blocks, whole_map
 
 
 class AttentionGram(NamedTuple):
@@ -27,6 +28,16 @@ class AttentionGram(NamedTuple):
     def __add__(self, other: "AttentionGram") -> "AttentionGram":  # type: ignore[override]
         """The inner products of maps over the rows of both."""
         return AttentionGram(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+def attention_gram(student: AttentionRecord, teacher: AttentionRecord) -> AttentionGram:
+    """See :func:`amad.ops.attention_gram.attention_gram`."""
+    return gram_of_maps(map_blocks(student, teacher))
+
+
+def attention_row_grams(student: AttentionRecord, teacher: AttentionRecord) -> AttentionGram:
+    """See :func:`amad.ops.attention_gram.attention_row_grams`."""
+    return row_grams_of_maps(whole_map(student, teacher))
 
 
 def gram_of_maps(blocks: Iterable[MapBlock]) -> AttentionGram:

@@ -1,0 +1,115 @@
+"""Divergence of teacher maps from mixtures of student maps of which a few rows are there at a time."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from amad.capture.record import AttentionRecord
+from amad.ops.aligned_kl.by_row import log_in_place, raise_to_floor, row_aligned_kl
+from amad.ops.rows import Gradients, Pair, detach_pair
+from amad.ops.sweep import Sweep, Tile, gradient_sweep
+
+__all__ = ["aligned_kl", "row_aligned_kl"]
+
+
+def aligned_kl(
+    student: AttentionRecord, teacher: AttentionRecord, alignment: Float[Tensor, "batch teacher student"]
+) -> Float[Tensor, "batch teacher"]:
+    """See :func:`amad.ops.aligned_kl.aligned_kl`."""
+    pair, tensors = detach_pair(student, teacher)
+    return _AlignedKL.apply(pair, alignment, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class Divergence(NamedTuple):
+    """The value of :func:`aligned_kl`, and its gradient to the alignment for a weight of one per teacher head."""
+
+    value: Float[Tensor, "batch teacher"]
+    to_alignment: Float[Tensor, "batch teacher student"] | None
+
+
+def kl_sweep(sweep: Sweep, alignment: Tensor, to_alignment: bool) -> Divergence:
+    """The mean over rows of KL( t_i || sum_j a_ij s_j ), and -sum_k t_ik s_jk / (A S)_ik if it is asked for."""
+    value = sweep.zeros(sweep.teacher.n_heads).double()
+    towards = torch.zeros_like(alignment, dtype=torch.float64) if to_alignment else None
+    scratch = sweep.room(sweep.teacher.n_heads)
+    for tile in sweep.tiles():
+        ratio, floored = _mixture_ratio(tile, alignment[tile.sample].to(sweep.dtype), scratch)
+        if towards is not None:
+            live = ratio if floored is None else ratio.masked_fill(floored, 0.0)
+            towards[tile.sample] -= torch.mm(tile.student.flatten(1), live.T).T
+        value[tile.sample] += log_in_place(ratio).view_as(tile.teacher).mul_(tile.teacher).sum(-1).sum(-1)
+    n_rows = sweep.n_rows[:, None]
+    mean = value.to(sweep.dtype) / n_rows
+    return Divergence(mean, None if towards is None else towards.to(sweep.dtype) / n_rows[..., None])
+
+
+class KLGradient:
+    """What the divergence adds to the gradient of the student's maps: dS = -(g A)^T (T / A S) / rows.
+
+    Args:
+        sweep: Over the maps.
+        alignment: A.
+        weights: g, the gradient of each teacher head's divergence.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        alignment: Float[Tensor, "batch teacher student"],
+        weights: Float[Tensor, "batch teacher"],
+    ) -> None:
+        self._alignment = alignment.to(sweep.dtype)
+        weights = weights / sweep.n_rows[:, None]
+        self._weighted = (self._alignment * -weights[..., None]).transpose(1, 2).contiguous()
+
+    def add(
+        self, tile: Tile, scratch: Tensor, gradient: Float[Tensor, "student row key"], first: bool
+    ) -> None:
+        """See :class:`amad.ops.sweep.Contribution`."""
+        ratio, floored = _mixture_ratio(tile, self._alignment[tile.sample], scratch)
+        if floored is not None:
+            ratio.masked_fill_(floored, 0.0)
+        out = gradient.flatten(1)
+        if first:
+            torch.mm(self._weighted[tile.sample], ratio, out=out)
+        else:
+            out.addmm_(self._weighted[tile.sample], ratio)
+
+
+def _mixture_ratio(
+    tile: Tile, alignment: Tensor, scratch: Tensor
+) -> tuple[Tensor, Bool[Tensor, "..."] | None]:
+    """T / (A S), (teacher, row * key), in the scratch memory, and where the mixture was below the floor, if it was.
+
+    Below the floor the logarithm is constant, so nothing flows.
+    """
+    n_teachers, n_numbers = tile.teacher.shape[0], tile.teacher[0].numel()
+    ratio = scratch[: n_teachers * n_numbers].view(n_teachers, n_numbers)
+    torch.mm(alignment, tile.student.flatten(1), out=ratio)
+    floored = raise_to_floor(ratio)
+    return torch.div(tile.teacher.flatten(1), ratio, out=ratio), floored
+
+
+class _AlignedKL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pair: Pair, alignment: Tensor, *tensors: Tensor) -> Tensor:
+        sweep = Sweep(pair.student, pair.teacher, is_whole=True)
+        found = kl_sweep(sweep, alignment, ctx.needs_input_grad[1])
+        ctx.pair = pair
+        ctx.save_for_backward(alignment, found.to_alignment, *tensors)
+        return found.value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        alignment, to_alignment, *_ = ctx.saved_tensors
+        towards = None if to_alignment is None else (to_alignment * weights[..., None]).to(alignment.dtype)
+        if not ctx.pair.names:
+            return None, towards
+        sweep = Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=True)
+        gradients = Gradients(ctx.pair, sweep.dtype)
+        gradient_sweep(sweep, [KLGradient(sweep, alignment, weights)], gradients)
+        return None, towards, *gradients.results()

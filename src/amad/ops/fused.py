@@ -1,0 +1,158 @@
+"""A loss made of the operators, and its gradient, in as few sweeps over the maps as possible."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from amad.capture.record import AttentionRecord
+from amad.ops.aligned_kl import aligned_kl, check_alignment
+from amad.ops.aligned_kl.chunked import Divergence, KLGradient, kl_sweep
+from amad.ops.attention_gram import AttentionGram, attention_gram
+from amad.ops.attention_gram.chunked import GramGradient, gram_sweep
+from amad.ops.backends import choose_backend
+from amad.ops.rows import Gradients, Pair, detach_pair
+from amad.ops.sweep import Contribution, Sweep, gradient_sweep
+
+KEEP_BYTES = 16 << 20
+"""So much of the maps of one pair of sites is kept from one sweep to the next rather than made again."""
+
+
+@runtime_checkable
+class Operators(Protocol):
+    """The operators on one pair of records."""
+
+    def gram(self) -> AttentionGram:
+        """See :func:`amad.ops.attention_gram.attention_gram`."""
+
+    def kl(self, alignment: Float[Tensor, "batch teacher student"]) -> Float[Tensor, "batch teacher"]:
+        """See :func:`amad.ops.aligned_kl.aligned_kl`."""
+
+
+Loss = Callable[[Operators], Tensor]
+"""From the operators on some samples to one number per sample, which no other sample changes."""
+
+
+def fused_loss(student: AttentionRecord, teacher: AttentionRecord, loss: Loss) -> Float[Tensor, " batch"]:
+    """The loss of each sample, with gradients to the student's tensors.
+
+    The same as the loss of the operators themselves. In the ``chunked`` form, the gradient is made at once: the
+    parts of it that come from different operators share one sweep over the maps, small maps are kept from one sweep
+    to the next, and nothing is left of them when this returns. Tensors beside the records get no gradient.
+    """
+    if choose_backend(student, teacher) != "chunked":
+        return loss(_Plain(student, teacher))
+    pair, tensors = detach_pair(student, teacher)
+    return _FusedLoss.apply(pair, loss, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Plain:
+    def __init__(self, student: AttentionRecord, teacher: AttentionRecord) -> None:
+        self.records = (student, teacher)
+
+    def gram(self) -> AttentionGram:
+        return attention_gram(*self.records)
+
+    def kl(self, alignment: Tensor) -> Tensor:
+        return aligned_kl(*self.records, alignment)
+
+
+class _Deferred:
+    """Values at once; what their gradients add to that of the maps is noted down for one sweep at the end."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        # Where sinks take a part, inner products are of other rows than divergences, and each has its own sweep.
+        same_rows = pair.student.is_whole and pair.teacher.is_whole
+        self.raw = Sweep(pair.student, pair.teacher, is_whole=False, keep_bytes=KEEP_BYTES)
+        self.whole = self.raw if same_rows else Sweep(pair.student, pair.teacher, is_whole=True)
+        self.noted: list[tuple[Sweep, Contribution]] = []
+        self._gram: AttentionGram | None = None
+        # Makes autograd come through the values if anybody wants a gradient.
+        self.anchor = torch.zeros((), requires_grad=bool(pair.names))
+
+    def gram(self) -> AttentionGram:
+        if self._gram is None:
+            with torch.no_grad():
+                found = gram_sweep(self.raw)
+            self._gram = AttentionGram(*_Products.apply(self, self.anchor, *found))  # type: ignore[no-untyped-call]
+        return self._gram
+
+    def kl(self, alignment: Tensor) -> Tensor:
+        check_alignment(self.pair.student, self.pair.teacher, alignment)
+        with torch.no_grad():
+            found = kl_sweep(self.whole, alignment, alignment.requires_grad and bool(self.pair.names))
+        return _Divergences.apply(self, self.anchor, alignment, found)  # type: ignore[no-untyped-call, no-any-return]
+
+    def finish(self, gradients: Gradients) -> None:
+        """The sweeps for the gradients that were noted."""
+        for sweep in {id(sweep): sweep for sweep, _ in self.noted}.values():
+            gradient_sweep(sweep, [part for of, part in self.noted if of is sweep], gradients)
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, noted: _Deferred, anchor: Tensor, *gram: Tensor) -> tuple[Tensor, ...]:
+        ctx.noted = noted
+        ctx.set_materialize_grads(False)
+        return tuple(product.clone() for product in gram)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cross: Tensor | None, student: Tensor | None, _: Any) -> tuple[None, ...]:
+        sweep = ctx.noted.raw
+        ctx.noted.noted.append((sweep, GramGradient(sweep, cross, student)))
+        return (None,) * 5
+
+
+class _Divergences(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, noted: _Deferred, anchor: Tensor, alignment: Tensor, found: Divergence) -> Tensor:
+        ctx.noted, ctx.towards = noted, found.to_alignment
+        ctx.save_for_backward(alignment)
+        return found.value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        (alignment,) = ctx.saved_tensors
+        sweep = ctx.noted.whole
+        ctx.noted.noted.append((sweep, KLGradient(sweep, alignment, weights)))
+        towards = None if ctx.towards is None else (ctx.towards * weights[..., None]).to(alignment.dtype)
+        return None, None, towards, None
+
+
+class _FusedLoss(torch.autograd.Function):
+    """The gradient of the sum over samples, made at once; a backward pass that weighs samples makes it again."""
+
+    @staticmethod
+    def forward(ctx: Any, pair: Pair, loss: Loss, *tensors: Tensor) -> Tensor:
+        ctx.pair, ctx.loss = pair, loss
+        ctx.save_for_backward(*tensors)
+        values, ctx.gradients = _run(pair, loss, None)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        # The pair shares the memory of the tensors; reading them makes autograd refuse if they were changed.
+        assert len(ctx.saved_tensors) == len(ctx.pair.names)
+        if bool((weights == weights[0]).all()):
+            return None, None, *ctx.gradients.results(weights[0])
+        _, gradients = _run(ctx.pair, ctx.loss, weights)
+        return None, None, *gradients.results()
+
+
+def _run(pair: Pair, loss: Loss, weights: Tensor | None) -> tuple[Tensor, Gradients]:
+    operators = _Deferred(pair)
+    gradients = Gradients(pair, operators.raw.dtype)
+    with torch.enable_grad():
+        values = loss(operators)
+        if pair.names and values.requires_grad:
+            weights = torch.ones_like(values) if weights is None else weights
+            torch.autograd.grad(values, operators.anchor, weights, allow_unused=True)
+    operators.finish(gradients)
+    return values.detach(), gradients

@@ -1,0 +1,206 @@
+"""Rows of the maps of one record and one sample: made in place, and the way back from their gradients."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amad.capture.record import AttentionRecord
+
+TRAINED = ("query", "key", "position_bias", "mask", "sinks", "probabilities")
+"""The tensors of a record to which a gradient may flow."""
+
+
+class Pair(NamedTuple):
+    """Two records with no gradient behind them, for a function that makes its own.
+
+    Attributes:
+        student: The student's.
+        teacher: The teacher's.
+        names: Fields of the student's record that want a gradient.
+    """
+
+    student: AttentionRecord
+    teacher: AttentionRecord
+    names: tuple[str, ...]
+
+
+def detach_pair(student: AttentionRecord, teacher: AttentionRecord) -> tuple[Pair, tuple[Tensor, ...]]:
+    """The pair, and the student's tensors that want a gradient; none where gradients are off."""
+    found = {name: getattr(student, name) for name in TRAINED if torch.is_grad_enabled()}
+    wanted = {name: tensor for name, tensor in found.items() if tensor is not None and tensor.requires_grad}
+    return Pair(student.detach(), teacher.detach(), tuple(wanted)), tuple(wanted.values())
+
+
+class Gradients:
+    """Sums of the gradients to the tensors of a record that want one, in the dtype of the computation."""
+
+    def __init__(self, pair: Pair, dtype: torch.dtype) -> None:
+        self._dtypes = [getattr(pair.student, name).dtype for name in pair.names]
+        self.sums = {name: torch.zeros_like(getattr(pair.student, name), dtype=dtype) for name in pair.names}
+
+    def results(self, weight: Tensor | float = 1.0) -> list[Tensor]:
+        """The gradients times a weight, in the order and the dtypes of the tensors."""
+        # Times the weight first: it may hold the loss scale that keeps float16 gradients from vanishing.
+        return [
+            (total * weight).to(dtype) for total, dtype in zip(self.sums.values(), self._dtypes, strict=True)
+        ]
+
+    def of_sample(self, name: str, sample: int) -> Tensor | None:
+        """The part of one sample, or what all samples share; None if nobody wants it."""
+        total = self.sums.get(name)
+        if total is None or name == "sinks":
+            return total
+        return total[sample if total.shape[0] > 1 else 0]
+
+
+class Rows:
+    """Makes rows of the maps of one sample, in place, and takes their gradients back.
+
+    Args:
+        record: Of one sample.
+        dtype: Of the computation.
+        is_whole: Leave out the sinks and divide given probabilities by their sum, so that rows sum to one.
+        sample: Its number in the batch.
+        gradients: Where gradients are added, if they are wanted.
+    """
+
+    def __init__(
+        self,
+        record: AttentionRecord,
+        dtype: torch.dtype,
+        is_whole: bool,
+        sample: int,
+        gradients: Gradients | None,
+    ) -> None:
+        self.record = record
+        self.dtype = dtype
+        self.group = record.n_heads // record.n_kv_heads
+        self.query = record.query[0].detach()
+        self.key = record.key[0].detach().to(dtype)
+        self.sinks = (
+            None if is_whole or record.sinks is None else record.sinks.detach().to(dtype)[:, None, None]
+        )
+        self.is_whole = is_whole
+        self.is_given = record.probabilities is not None
+        self._gradients = gradients
+        self._sample = sample
+
+    def key_range(self, rows: slice) -> tuple[int, int]:
+        """The first key that one of these rows may attend by causality and window, and the one after the last."""
+        record = self.record
+        first, last = 0, record.n_keys
+        if not self.is_given:
+            if record.causal_offset is not None:
+                last = min(last, rows.stop + record.causal_offset)
+            if record.window is not None:
+                shift = record.n_keys - record.n_queries
+                first = max(first, rows.start + shift - record.window + 1)
+                last = min(last, rows.stop + shift + record.window - 1)
+        first = min(max(first, 0), record.n_keys - 1)
+        return first, max(last, first + 1)
+
+    @torch.no_grad()
+    def make(self, rows: slice, keys: slice, out: Float[Tensor, "head row key"]) -> None:
+        """Attention probabilities of these rows; zero where a row may attend nothing."""
+        record = self.record
+        if record.probabilities is not None:
+            out.copy_(record.probabilities[0, :, rows, keys])
+            if self.is_whole:
+                mass = out.sum(-1, keepdim=True)
+                out.div_(torch.where(mass > 0, mass, 1.0))
+            return
+        self._capped_scores(rows, keys, out)
+        if record.softcap is not None:
+            out.mul_(record.softcap)
+        for added in self._added(rows, keys):
+            out.add_(added)
+        alive = self._hide(rows, keys, out)
+        if self.sinks is not None:
+            most = torch.maximum(out.amax(-1, keepdim=True), self.sinks)
+            torch.exp(out.sub_(most), out=out)
+            out.div_(out.sum(-1, keepdim=True).add_((self.sinks - most).exp_()))
+        elif alive is None:
+            torch.softmax(out, -1, out=out)
+        else:
+            torch.softmax(out.masked_fill_(~alive, 0.0), -1, out=out)
+            out.mul_(alive)
+
+    @torch.no_grad()
+    def back(
+        self,
+        rows: slice,
+        keys: slice,
+        probabilities: Float[Tensor, "head row key"],
+        gradient: Float[Tensor, "head row key"],
+    ) -> None:
+        """Add what follows from the gradient to these rows to the gradients of the tensors; overwrites it."""
+        record = self.record
+        given = self._wanted("probabilities")
+        if given is not None:
+            if self.is_whole:
+                assert record.probabilities is not None
+                mass = record.probabilities[0, :, rows].to(self.dtype).sum(-1, keepdim=True)
+                gradient -= (gradient * probabilities).sum(-1, keepdim=True)
+                gradient /= torch.where(mass > 0, mass, 1.0)
+            given[:, rows, keys] += gradient
+            return
+        sinks = self._wanted("sinks")
+        if sinks is not None and self.sinks is not None:
+            taken = 1.0 - probabilities.sum(-1)
+            dead = probabilities.sum(-1) == 0
+            sinks -= ((gradient * probabilities).sum(-1) * taken).masked_fill_(dead, 0.0).sum(-1)
+        torch._softmax_backward_data(gradient, probabilities, -1, self.dtype, grad_input=gradient)
+        for name in ("position_bias", "mask"):
+            added = self._wanted(name)
+            if added is not None:
+                part = added[:, rows, keys] if added.shape[1] > 1 else added[:, :, keys]
+                part += gradient.sum_to_size(part.shape)
+        if record.softcap is not None:
+            tanh = torch.empty_like(gradient)
+            self._capped_scores(rows, keys, tanh)
+            gradient.mul_(tanh.square_().neg_().add_(1.0))
+        grouped = self._grouped(gradient)
+        query, key = self._wanted("query"), self._wanted("key")
+        if query is not None:
+            found = torch.bmm(grouped, self.key[:, keys])
+            query[:, rows].add_(found.view_as(query[:, rows]), alpha=record.scale)
+        if key is not None:
+            key[:, keys].baddbmm_(grouped.transpose(1, 2), self._scaled_query(rows))
+
+    def _capped_scores(self, rows: slice, keys: slice, out: Tensor) -> None:
+        """Scaled dot products, or their hyperbolic tangent before the soft cap where there is one."""
+        torch.bmm(self._scaled_query(rows), self.key[:, keys].transpose(1, 2), out=self._grouped(out))
+        if self.record.softcap is not None:
+            torch.tanh(out.div_(self.record.softcap), out=out)
+
+    def _scaled_query(self, rows: slice) -> Tensor:
+        """Queries of these rows, those that share a key head behind one another."""
+        query = self.query[:, rows].to(self.dtype) * self.record.scale
+        return self._grouped(query.contiguous())
+
+    def _grouped(self, heads: Tensor) -> Tensor:
+        return heads.view(heads.shape[0] // self.group, self.group * heads.shape[1], heads.shape[2])
+
+    def _added(self, rows: slice, keys: slice) -> Iterable[Tensor]:
+        for added in (self.record.position_bias, self.record.mask):
+            if added is not None and added.dtype != torch.bool:
+                one = added[0].detach()
+                yield (one[:, rows] if one.shape[1] > 1 else one)[..., keys].to(self.dtype)
+
+    def _hide(self, rows: slice, keys: slice, out: Tensor) -> Tensor | None:
+        """Put -inf where a key may not be attended; returns which rows may attend any, or None if all may."""
+        visible = self.record.visible(rows, keys)
+        if visible is None:
+            return None
+        visible = visible[0]
+        if not visible.is_cuda and bool(visible.all()):
+            return None
+        out.masked_fill_(~visible, -torch.inf)
+        alive = visible.any(-1, keepdim=True)
+        return None if not alive.is_cuda and bool(alive.all()) else alive
+
+    def _wanted(self, name: str) -> Tensor | None:
+        return None if self._gradients is None else self._gradients.of_sample(name, self._sample)

@@ -1,0 +1,190 @@
+"""The maps of a student and of a teacher, a few query rows at a time, in memory that is used again and again."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amad.capture.record import AttentionRecord
+from amad.ops.resampling import TeacherMap, common_dtype, match_tokens
+from amad.ops.rows import Gradients, Rows
+
+MOST_ROWS = 64
+"""A tile has at most so many query rows: more do not make the products faster."""
+
+TILE_BYTES = 8 << 20
+"""The maps of one tile, teacher and student together, take at most so much, unless LEAST_ROWS rows take more."""
+
+LEAST_ROWS = 16
+"""With fewer rows, packing the operands of the products costs more than the products."""
+
+
+class Tile(NamedTuple):
+    """Some query rows of all heads of the maps of one sample.
+
+    Attributes:
+        sample: Of the batch.
+        rows: Query rows.
+        keys: Key columns; outside of them all these rows are zero.
+        maps: The teacher's heads, then the student's, in one piece of memory; rows that do not count are zero.
+        teacher: The teacher's part of it.
+        student: The student's part of it.
+    """
+
+    sample: int
+    rows: slice
+    keys: slice
+    maps: Float[Tensor, "head row key"]
+    teacher: Float[Tensor, "teacher row key"]
+    student: Float[Tensor, "student row key"]
+
+
+@runtime_checkable
+class Contribution(Protocol):
+    """One part of the gradient of a loss to the student's maps."""
+
+    def add(
+        self, tile: Tile, scratch: Tensor, gradient: Float[Tensor, "student row key"], first: bool
+    ) -> None:
+        """Add the gradient to the student's rows of this tile, or set it if this is the ``first``.
+
+        ``scratch`` has room for as many numbers as the teacher's rows of the tile.
+        """
+
+
+class Sweep:
+    """Goes over the tiles of the maps of two sites, as often as it is asked to.
+
+    Args:
+        student: The student's record.
+        teacher: The teacher's.
+        is_whole: Make rows that sum to one also where a sink takes a part of them.
+        keep_bytes: Tiles are kept for the next time until they take so much.
+
+    Raises:
+        ShapeError: if the batches differ, or the tokens differ and cannot be matched.
+    """
+
+    def __init__(
+        self, student: AttentionRecord, teacher: AttentionRecord, is_whole: bool, keep_bytes: int = 0
+    ) -> None:
+        self.dtype = common_dtype(student, teacher)
+        self.student: AttentionRecord
+        self.teacher: TeacherMap
+        self.student, self.teacher = match_tokens(student, teacher)
+        self.is_whole = is_whole
+        self.device = student.query.device
+        self.keep = pair_keep(self.student, self.teacher)
+        self.n_rows: Float[Tensor, " batch"] = self.keep.sum(1).clamp(min=1).to(self.dtype)
+        # Known at once on a CPU; asking a GPU would wait for it.
+        self._all_kept = not self.keep.is_cuda and bool(self.keep.all())
+        n_heads = student.n_heads + self.teacher.n_heads
+        row_bytes = n_heads * student.n_keys * self.dtype.itemsize
+        self.n_tile_rows = max(min(MOST_ROWS, TILE_BYTES // max(row_bytes, 1)), LEAST_ROWS)
+        self._free_bytes = keep_bytes
+        self._kept: dict[tuple[int, int], Tile] = {}
+        self._buffer: Tensor | None = None
+
+    def zeros(self, *shape: int) -> Tensor:
+        """In the dtype of the computation."""
+        return torch.zeros(self.student.n_batch, *shape, dtype=self.dtype, device=self.device)
+
+    def room(self, n_heads: int) -> Tensor:
+        """Memory for so many heads of one tile."""
+        n_rows = min(self.n_tile_rows, self.student.n_queries)
+        return torch.empty(n_heads * n_rows * self.student.n_keys, dtype=self.dtype, device=self.device)
+
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles in which a row counts, in order. A tile is valid until the next one is asked for."""
+        for tile, _ in self._walk(None):
+            yield tile
+
+    def tiles_and_rows(self, gradients: Gradients) -> Iterator[tuple[Tile, Rows]]:
+        """The same with what takes a gradient of the tile's student rows back to the student's tensors."""
+        return self._walk(gradients)
+
+    def _walk(self, gradients: Gradients | None) -> Iterator[tuple[Tile, Rows]]:
+        n_queries = self.student.n_queries
+        for sample in range(self.student.n_batch):
+            one = slice(sample, sample + 1)
+            student = Rows(self.student.samples(one), self.dtype, self.is_whole, sample, gradients)
+            teacher: Rows | ResampledRows
+            own = self.teacher.samples(one)
+            if isinstance(own, AttentionRecord):
+                teacher = Rows(own, self.dtype, self.is_whole, sample, None)
+            else:
+                teacher = ResampledRows(own, self.dtype)
+            for first in range(0, n_queries, self.n_tile_rows):
+                rows = slice(first, min(first + self.n_tile_rows, n_queries))
+                tile = self._kept.get((sample, first))
+                if tile is None:
+                    keep = self.keep[sample, rows]
+                    if not self._all_kept and not keep.is_cuda and not bool(keep.any()):
+                        continue
+                    tile = self._make(sample, rows, student, teacher, keep)
+                yield tile, student
+
+    def _make(
+        self, sample: int, rows: slice, student: Rows, teacher: "Rows | ResampledRows", keep: Tensor
+    ) -> Tile:
+        first, last = zip(student.key_range(rows), teacher.key_range(rows), strict=True)
+        keys = slice(min(first), max(last))
+        n_teachers, n_students = self.teacher.n_heads, self.student.n_heads
+        shape = (n_teachers + n_students, rows.stop - rows.start, keys.stop - keys.start)
+        n_numbers = shape[0] * shape[1] * shape[2]
+        n_bytes = n_numbers * self.dtype.itemsize
+        kept = n_bytes <= self._free_bytes
+        if kept:
+            maps = torch.empty(shape, dtype=self.dtype, device=self.device)
+            self._free_bytes -= n_bytes
+        else:
+            if self._buffer is None:
+                self._buffer = self.room(shape[0])
+            maps = self._buffer[:n_numbers].view(shape)
+        tile = Tile(sample, rows, keys, maps, maps[:n_teachers], maps[n_teachers:])
+        teacher.make(rows, keys, tile.teacher)
+        student.make(rows, keys, tile.student)
+        if not self._all_kept:
+            maps.masked_fill_(~keep[None, :, None], 0.0)
+        if kept:
+            self._kept[sample, rows.start] = tile
+        return tile
+
+
+class ResampledRows:
+    """Rows of a teacher's map on the student's tokens; see :class:`amad.ops.rows.Rows`."""
+
+    def __init__(self, source: TeacherMap, dtype: torch.dtype) -> None:
+        self.source = source
+        self.dtype = dtype
+
+    def key_range(self, rows: slice) -> tuple[int, int]:
+        """All keys."""
+        return 0, self.source.n_keys
+
+    def make(self, rows: slice, keys: slice, out: Float[Tensor, "head row key"]) -> None:
+        """The rows, which sum to one."""
+        out.copy_(self.source.rows(rows, self.dtype)[0, ..., keys])
+
+
+def gradient_sweep(sweep: Sweep, contributions: Sequence[Contribution], gradients: Gradients) -> None:
+    """Take the gradient of a loss, in parts, from the student's maps to the tensors that they follow from."""
+    gradient = sweep.room(sweep.student.n_heads)
+    scratch = sweep.room(sweep.teacher.n_heads)
+    for tile, rows in sweep.tiles_and_rows(gradients):
+        numbers = gradient[: tile.student.numel()].view(tile.student.shape)
+        for index, contribution in enumerate(contributions):
+            contribution.add(tile, scratch, numbers, index == 0)
+        rows.back(tile.rows, tile.keys, tile.student, numbers)
+
+
+KEEP_BLOCK_NUMBERS = 1 << 22
+"""Which rows count is found for so many numbers of a map at once."""
+
+
+def pair_keep(student: AttentionRecord, teacher: TeacherMap) -> Bool[Tensor, "batch query"]:
+    """True for rows that count in both models."""
+    n_rows = max(KEEP_BLOCK_NUMBERS // max(student.n_batch * student.n_keys, 1), 1)
+    return torch.cat([student.keep(rows) & teacher.keep(rows) for rows in student.row_slices(n_rows)], 1)
