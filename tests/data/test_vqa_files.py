@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from amad.data.problems import Problems
 from amad.data.vqa_files import read_blip, read_vlt5, read_vqa_v2
 from amad.errors import DataError
 
@@ -142,6 +143,47 @@ def test_files_that_contradict_each_other_are_refused(tmp_path, questions, annot
         read_vqa_v2(*paths[:2])
 
 
+def test_questions_that_break_a_rule_are_left_out_and_listed(tmp_path):
+    paths = write(
+        tmp_path,
+        [question(1, 1), question(2, 1), question(3, 1, text=None), question(4, 4), question(5, 1)],
+        [annotation(1), annotation(2, answers=TEN[:9]), annotation(3), annotation(4, 4), annotation(5)],
+        ["1.png"],
+    )
+    problems = Problems("skip")
+    examples = read_vqa_v2(*paths, "{image_id}.png", problems=problems)
+    assert [one.question_id for one in examples] == [1, 5]
+    assert [(bad.file, bad.entry) for bad in problems] == [
+        (str(paths[1]), "question 2"),
+        (str(paths[0]), "question 3"),
+        (str(paths[0]), "question 4"),
+    ]
+    assert "needs 10 answers but has 9" in next(iter(problems)).message
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "bad"),
+    [
+        (
+            read_vlt5,
+            {"img_id": "1", "sent": "what?", "label": {"red": 1}},
+            {"img_id": "1", "sent": "what?", "label": {"red": 2}},
+        ),
+        (
+            read_blip,
+            {"image": "1.jpg", "question": "what?", "answer": TEN},
+            {"image": "1.jpg", "question": "what?", "answer": TEN[:9]},
+        ),
+    ],
+)
+def test_rows_of_the_one_file_forms_are_left_out_too(tmp_path, read, good, bad):
+    rows = [bad | {"question_id": 1}, good | {"question_id": 2}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    problems = Problems("skip")
+    assert [one.question_id for one in read(tmp_path / "a.json", problems=problems)] == [2]
+    assert [bad.entry for bad in problems] == ["question 1"]
+
+
 def test_questions_and_annotations_exchanged_are_refused(tmp_path):
     questions, annotations, _ = write(tmp_path, [question()], [annotation()])
     with pytest.raises(DataError, match="questions, annotations and results are not exchanged"):
@@ -228,6 +270,13 @@ def test_vl_t5_rows_keep_their_soft_scores(tmp_path):
     assert first.accuracy("Net") == 1.0
     assert (second.scores, second.best_answer) == ({}, ("", 0.0))
     assert third.answers == ("net",) * 10
+
+
+def test_vl_t5_rows_of_visual_genome_may_name_their_text_question(tmp_path):
+    row = {"question" if key == "sent" else key: value for key, value in VLT5.items()}
+    (tmp_path / "vg_qa_full.json").write_text(json.dumps([row | {"img_id": "2341"}]))
+    (only,) = read_vlt5(tmp_path / "vg_qa_full.json")
+    assert (only.question, only.image_id) == (VLT5["sent"], "2341")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amad.data.paths import check_present, fill_template, inside
+from amad.data.paths import fill_template, inside
+from amad.data.problems import Problems, keep_present
 from amad.errors import DataError
 from amad.metrics.documents import (
     field,
@@ -67,6 +68,7 @@ def read_vqa_v2(
     images: Path | None = None,
     image_name: str | None = None,
     split: str | None = None,
+    problems: Problems | None = None,
 ) -> list[VqaExample]:
     """The official VQA v2 form, plain or .gz, in the order of the questions file.
 
@@ -77,12 +79,15 @@ def read_vqa_v2(
         image_name: File name of an image, from ``{image_id}`` and ``{split}``; the official
             ``COCO_{split}2014_{image_id:012d}.jpg`` when absent.
         split: What ``{split}`` is; read off ``data_subtype`` of the questions file ("train2014") when absent.
+        problems: What to do about a malformed question, one without ten answers or without its image; refuse
+            the first when absent. Ids that contradict each other are refused always.
 
     Raises:
         DataError: if a file is missing, truncated or malformed; a question id occurs twice; a question has no
             annotation or an annotation no question; they differ in the image; there are not ten answers; an
             image is missing, or its name leaves the folder.
     """
+    problems = problems or Problems()
     document = read_json(questions)
     asked = index_by(rows_of(document, questions, "questions"), "question_id", questions)
     answered = _annotations(annotations, questions, asked) if annotations is not None else {}
@@ -90,36 +95,46 @@ def read_vqa_v2(
     if images is not None and split is None and "{split" in template:
         split = _split(document.get("data_subtype"), questions)
 
+    given: dict[int | str, tuple[str, ...]] = {}
+    for question_id, row in answered.items():
+        with problems.at(annotations or questions, f"question {question_id}"):
+            given[question_id] = _answers(row, f"{annotations}, question {question_id}")
+
     paths: dict[int | str, Path] = {}
     examples = []
     for question_id, row in asked.items():
-        where = f"{questions}, question {question_id}"
-        image_id = field(row, "image_id", (int, str), where)
-        if images is not None and image_id not in paths:
-            paths[image_id] = inside(
-                images, fill_template(template, where, image_id=image_id, split=split), where
+        if question_id in answered and question_id not in given:
+            continue
+        with problems.at(questions, f"question {question_id}"):
+            where = f"{questions}, question {question_id}"
+            image_id = field(row, "image_id", (int, str), where)
+            if images is not None and image_id not in paths:
+                paths[image_id] = inside(
+                    images, fill_template(template, where, image_id=image_id, split=split), where
+                )
+            annotation = answered.get(question_id, {})
+            answers = given.get(question_id)
+            examples.append(
+                VqaExample(
+                    question_id=question_id,
+                    image_id=image_id,
+                    question=field(row, "question", str, where),
+                    answers=answers,
+                    scores=soft_scores(answers or ()),
+                    image=paths.get(image_id),
+                    question_type=annotation.get("question_type"),
+                    answer_type=annotation.get("answer_type"),
+                )
             )
-        annotation = answered.get(question_id)
-        answers = (
-            _answers(annotation, f"{annotations}, question {question_id}") if annotation is not None else None
-        )
-        examples.append(
-            VqaExample(
-                question_id=question_id,
-                image_id=image_id,
-                question=field(row, "question", str, where),
-                answers=answers,
-                scores=soft_scores(answers or ()),
-                image=paths.get(image_id),
-                question_type=annotation.get("question_type") if annotation is not None else None,
-                answer_type=annotation.get("answer_type") if annotation is not None else None,
-            )
-        )
-    _check_images(examples, questions)
-    return examples
+    return _with_images(examples, questions, problems)
 
 
-def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_id}.jpg") -> list[VqaExample]:
+def read_vlt5(
+    path: Path,
+    images: Path | None = None,
+    image_name: str = "{image_id}.jpg",
+    problems: Problems | None = None,
+) -> list[VqaExample]:
     """VL-T5's form: one list with ``img_id``, ``sent`` and ``label``, the soft score of each answer.
 
     ``label`` is used as it stands. It may be missing or empty: such examples have no scores. Raw ``answers``
@@ -128,35 +143,36 @@ def read_vlt5(path: Path, images: Path | None = None, image_name: str = "{image_
     Raises:
         DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
     """
+    problems = problems or Problems()
     examples = []
     for question_id, row in index_by(read_rows(path), "question_id", path).items():
-        where = f"{path}, question {question_id}"
-        image_id = field(row, "img_id", str, where)
-        label = field(row, "label", dict, where) if "label" in row else {}
-        for answer in label:
-            score = field(label, answer, (int, float), f"{where}, label")
-            if not 0 <= score <= 1:
-                raise DataError(
-                    f"{where}: a soft score must be from 0 to 1 but that of {answer!r} is {score}."
+        with problems.at(path, f"question {question_id}"):
+            where = f"{path}, question {question_id}"
+            image_id = field(row, "img_id", str, where)
+            label = field(row, "label", dict, where) if "label" in row else {}
+            for answer in label:
+                score = field(label, answer, (int, float), f"{where}, label")
+                if not 0 <= score <= 1:
+                    raise DataError(
+                        f"{where}: a soft score must be from 0 to 1 but that of {answer!r} is {score}."
+                    )
+            name = fill_template(image_name, where, image_id=image_id)
+            examples.append(
+                VqaExample(
+                    question_id=question_id,
+                    image_id=image_id,
+                    question=field(row, "sent" if "sent" in row else "question", str, where),
+                    answers=_answers(row, where) if row.get("answers") else None,
+                    scores={answer: float(score) for answer, score in label.items()},
+                    image=inside(images, name, where) if images is not None else None,
+                    question_type=row.get("question_type"),
+                    answer_type=row.get("answer_type"),
                 )
-        name = fill_template(image_name, where, image_id=image_id)
-        examples.append(
-            VqaExample(
-                question_id=question_id,
-                image_id=image_id,
-                question=field(row, "sent" if "sent" in row else "question", str, where),
-                answers=_answers(row, where) if row.get("answers") else None,
-                scores={answer: float(score) for answer, score in label.items()},
-                image=inside(images, name, where) if images is not None else None,
-                question_type=row.get("question_type"),
-                answer_type=row.get("answer_type"),
             )
-        )
-    _check_images(examples, path)
-    return examples
+    return _with_images(examples, path, problems)
 
 
-def read_blip(path: Path, images: Path | None = None) -> list[VqaExample]:
+def read_blip(path: Path, images: Path | None = None, problems: Problems | None = None) -> list[VqaExample]:
     """BLIP's form: one list with ``image`` (a path below ``images``), ``question`` and ``answer``.
 
     Ten answers of VQA v2 give soft scores as everywhere; the one answer of a Visual Genome row (``dataset``
@@ -166,6 +182,7 @@ def read_blip(path: Path, images: Path | None = None) -> list[VqaExample]:
     Raises:
         DataError: as ``read_vqa_v2``.
     """
+    problems = problems or Problems()
     rows = read_rows(path)
     ids: list[int | str] = [
         field(row, "question_id", (int, str), f"{path}, item {i}") if "question_id" in row else f"row {i}"
@@ -176,28 +193,28 @@ def read_blip(path: Path, images: Path | None = None) -> list[VqaExample]:
     refuse_duplicates(in_sets, "question_id", path)
     examples = []
     for row, question_id in zip(rows, ids, strict=True):
-        where = f"{path}, question {question_id}"
-        name = field(row, "image", str, where)
-        answers: tuple[str, ...] | None = None
-        scores: Mapping[str, float] = {}
-        if row.get("dataset") == "vg" and isinstance(row.get("answer"), str):
-            answers = (row["answer"],)
-            scores = dict.fromkeys(soft_scores(answers), 1.0)
-        elif row.get("answer") is not None:
-            answers = _ten(_strings(row["answer"], where), where)
-            scores = soft_scores(answers)
-        examples.append(
-            VqaExample(
-                question_id=question_id,
-                image_id=name,
-                question=field(row, "question", str, where),
-                answers=answers,
-                scores=scores,
-                image=inside(images, name, where) if images is not None else None,
+        with problems.at(path, f"question {question_id}"):
+            where = f"{path}, question {question_id}"
+            name = field(row, "image", str, where)
+            answers: tuple[str, ...] | None = None
+            scores: Mapping[str, float] = {}
+            if row.get("dataset") == "vg" and isinstance(row.get("answer"), str):
+                answers = (row["answer"],)
+                scores = dict.fromkeys(soft_scores(answers), 1.0)
+            elif row.get("answer") is not None:
+                answers = _ten(_strings(row["answer"], where), where)
+                scores = soft_scores(answers)
+            examples.append(
+                VqaExample(
+                    question_id=question_id,
+                    image_id=name,
+                    question=field(row, "question", str, where),
+                    answers=answers,
+                    scores=scores,
+                    image=inside(images, name, where) if images is not None else None,
+                )
             )
-        )
-    _check_images(examples, path)
-    return examples
+    return _with_images(examples, path, problems)
 
 
 def _annotations(
@@ -257,9 +274,7 @@ def _split(subtype: Any, questions: Path) -> str:
     )
 
 
-def _check_images(examples: list[VqaExample], source: Path) -> None:
-    check_present(
-        (example.image, f"{source}, question {example.question_id}")
-        for example in examples
-        if example.image is not None
+def _with_images(examples: list[VqaExample], source: Path, problems: Problems) -> list[VqaExample]:
+    return keep_present(
+        examples, lambda one: one.image, lambda one: f"question {one.question_id}", source, problems
     )
