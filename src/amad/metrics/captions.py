@@ -1,28 +1,28 @@
 """Caption scores, from the reference scorers (pycocoevalcap): BLEU, METEOR, ROUGE-L, CIDEr-D and SPICE."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
-import shutil
+import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amad.errors import DataError
 from amad.metrics.documents import field, index_by, read_json, read_rows, refuse_unmatched, rows_of
-from amad.metrics.ptb import TOKENIZER, tokenize
+from amad.metrics.ptb import INSTALL_JAVA, has_java, on_one_line, tokenize, tokenize_in_java
 
 ImageId = int | str
+_Captions = Mapping[int, list[str]]
+IN_JAVA = ("METEOR", "SPICE")
 
 INSTALL_SCORERS = "pip install 'amad[metrics]'"
-INSTALL_JAVA = "apt-get install default-jre-headless, or conda install -c conda-forge openjdk"
 INSTALL_SPICE = (
     'python -c "from pycocoevalcap.spice.get_stanford_models import get_stanford_models as get; get()"'
 )
-
-# Whatever ends a line for Java or for Python would tear a caption apart on its way through the tokenizer.
-_LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,6 @@ class CaptionScores:
         return {**self.corpus, "n_images": len(self.per_image), "signature": self.signature}
 
 
-def has_java() -> bool:
-    """Whether ``java`` is on the path; the tokenizer of the reference scorers, METEOR and SPICE need it."""
-    return shutil.which("java") is not None
-
-
 def score_captions(
     references: Mapping[ImageId, Sequence[str]],
     candidates: Mapping[ImageId, str],
@@ -71,7 +66,7 @@ def score_captions(
     highest recall over references, beta 1.2. BLEU takes the closest reference length.
 
     Captions become tokens by the scorers' own tokenizer, which runs in Java. Without Java ours takes its
-    place: it gave the same tokens for all but 1 of 106,120 English captions and questions of COCO, Flickr8k,
+    place: it gave the same tokens for all but 1 of 106,119 English captions and questions of COCO, Flickr8k,
     Multi30K and VQA v2. The signature says which.
 
     Args:
@@ -89,47 +84,27 @@ def score_captions(
     _refuse_misfits(references, candidates)
     _refuse_missing(meteor, spice)
     java = has_java()
-    order = list(references)
-    texts = [[one.translate(_LINE_BREAKS) for one in references[image]] for image in order]
-    texts += [[candidates[image].translate(_LINE_BREAKS)] for image in order]
+    texts = [[on_one_line(one) for one in several] for several in references.values()]
+    texts += [[on_one_line(candidates[image])] for image in references]
     if not pretokenized:
         flat = [one for several in texts for one in several]
-        tokenized = iter(_tokenize_in_java(flat) if java else [" ".join(tokenize(one)) for one in flat])
-        texts = [[next(tokenized) for _ in several] for several in texts]
-    gts = dict(zip(order, texts[: len(order)], strict=True))
-    res = dict(zip(order, texts[len(order) :], strict=True))
+        tokens = iter(tokenize_in_java(flat) if java else [" ".join(tokenize(one)) for one in flat])
+        texts = [[next(tokens) for _ in several] for several in texts]
+    # Scorers know images by their place: SPICE sorts them.
+    n_images = len(references)
+    gts, res = dict(enumerate(texts[:n_images])), dict(enumerate(texts[n_images:]))
     if not any(one.split() for several in gts.values() for one in several):
-        raise DataError("references need words and none has one after punctuation is dropped. Check them.")
-
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
+        raise DataError("references need words and none has one when punctuation is dropped. Check them.")
 
     columns, corpus, counts = _bleu(gts, res)
-    scorers: list[tuple[str, Callable[[], Any]]] = [("ROUGE_L", Rouge), ("CIDEr", Cider)]
-    if meteor or (meteor is None and java):
-        from pycocoevalcap.meteor.meteor import Meteor
-
-        scorers.insert(0, ("METEOR", Meteor))
-    if spice:
-        from pycocoevalcap.spice.spice import Spice
-
-        scorers.append(("SPICE", Spice))
-    for name, scorer in scorers:
-        try:
+    for name, scorer in _scorers(meteor or (meteor is None and java), spice).items():
+        with _java(name) if name in IN_JAVA else contextlib.nullcontext():
             score, single = scorer().compute_score(gts, res)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            if name not in ("METEOR", "SPICE"):
-                raise
-            raise DataError(
-                f"{name} runs in Java, which failed ({error}). Try `java -version`; a working one comes by "
-                f"{INSTALL_JAVA}. METEOR wants 2 GiB of memory, SPICE 8 GiB and Java 8."
-            ) from None
         corpus[name] = float(score)
-        # SPICE's images are in the order of their ids.
-        ids = sorted(gts, key=lambda one: one) if name == "SPICE" else order
-        by_id = dict(zip(ids, (_number(one) for one in single), strict=True))
-        columns[name] = [by_id[image] for image in order]
-    per_image = {image: {name: columns[name][i] for name in columns} for i, image in enumerate(order)}
+        columns[name] = [_number(one) for one in single]
+    per_image = {
+        image: {name: column[i] for name, column in columns.items()} for i, image in enumerate(references)
+    }
     return CaptionScores(corpus, per_image, counts, _signature(pretokenized, java))
 
 
@@ -181,30 +156,68 @@ def score_caption_files(
     references: Path,
     results: Path,
     *,
+    written: Mapping[ImageId, Sequence[str]] | None = None,
     pretokenized: bool = False,
     meteor: bool | None = None,
     spice: bool = False,
 ) -> CaptionScores:
     """``score_captions`` of the official files.
 
+    Args:
+        references: COCO captions.
+        results: COCO results.
+        written: What ``references`` holds, where it was read already because it has another form.
+        pretokenized: As ``score_captions``; likewise the others.
+        meteor: Likewise.
+        spice: Likewise.
+
     Raises:
         DataError: as ``read_references``, ``read_candidates`` and ``score_captions``, naming the file.
     """
-    written, given = read_references(references), read_candidates(results)
+    written = read_references(references) if written is None else written
+    given = read_candidates(results)
     refuse_unmatched(given, written, lambda one: f"{results}: image {one} is not in {references}")
     refuse_unmatched(written, given, lambda one: f"{results}: has no caption of image {one}")
     return score_captions(written, given, pretokenized=pretokenized, meteor=meteor, spice=spice)
 
 
-def _bleu(
-    gts: Mapping[ImageId, list[str]], res: Mapping[ImageId, list[str]]
-) -> tuple[dict[str, list[float]], dict[str, float], dict[str, Any]]:
-    """BLEU of each image, of all, and the counts, which the scorer's own wrapper prints."""
+def _scorers(meteor: bool, spice: bool) -> dict[str, Callable[[], Any]]:
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.spice.spice import Spice
+
+    scorers = {"METEOR": Meteor, "ROUGE_L": Rouge, "CIDEr": Cider, "SPICE": Spice}
+    return {
+        name: scorer for name, scorer in scorers.items() if {"METEOR": meteor, "SPICE": spice}.get(name, True)
+    }
+
+
+@contextlib.contextmanager
+def _java(name: str) -> Iterator[None]:
+    """A failure of Java is one error, and what it writes to standard output goes to standard error."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise DataError(
+            f"{name} runs in Java, which failed ({error}). Try `java -version`; a working one comes by "
+            f"{INSTALL_JAVA}. METEOR takes 2 GiB of memory; SPICE takes 8 GiB and Java 8."
+        ) from None
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _bleu(gts: _Captions, res: _Captions) -> tuple[dict[str, list[float]], dict[str, float], dict[str, Any]]:
+    """BLEU of each image, of all, and its counts, which the scorer's own wrapper only prints."""
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     scorer = BleuScorer(n=4)
-    for image, several in gts.items():
-        scorer += (res[image][0], several)
+    for place, several in gts.items():
+        scorer += (res[place][0], several)
     score, single = scorer.compute_score(option="closest")
     names = [f"Bleu_{n}" for n in range(1, 5)]
     counts: dict[str, Any] = {
@@ -216,44 +229,6 @@ def _bleu(
     return dict(zip(names, single, strict=True)), dict(zip(names, score, strict=True)), counts
 
 
-def _tokenize_in_java(captions: Sequence[str]) -> list[str]:
-    """What the scorers' tokenizer makes of captions without line breaks, in one run of Java.
-
-    Their own wrapper writes into its package's folder and does not notice where Java fails.
-    """
-    from pycocoevalcap.tokenizer import ptbtokenizer
-
-    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
-    command = [
-        "java",
-        "-cp",
-        str(jar),
-        "edu.stanford.nlp.process.PTBTokenizer",
-        "-preserveLines",
-        "-lowerCase",
-    ]
-    text = "".join(f"{one}\n" for one in captions).encode()
-    try:
-        done = subprocess.run(command, input=text, capture_output=True, check=False)
-        complaint = done.stderr.decode(errors="replace").strip()
-        failed = done.returncode != 0
-    except OSError as error:
-        complaint, failed = str(error), True
-    if failed:
-        raise DataError(
-            f"the captions' tokenizer runs in Java, which failed ({complaint[-200:]}). Try `java -version`; a "
-            f"working one comes by {INSTALL_JAVA}."
-        )
-    lines = done.stdout.decode().split("\n")[:-1]
-    if len(lines) != len(captions):
-        raise DataError(
-            f"the tokenizer must give a line per caption but gave {len(lines)} for {len(captions)}. Look for "
-            "control characters in the captions."
-        )
-    dropped = frozenset(ptbtokenizer.PUNCTUATIONS)
-    return [" ".join(one for one in line.rstrip().split(" ") if one not in dropped) for line in lines]
-
-
 def _refuse_misfits(references: Mapping[ImageId, Sequence[str]], candidates: Mapping[ImageId, str]) -> None:
     refuse_unmatched(candidates, references, lambda one: f"image {one} has a caption but no reference")
     refuse_unmatched(references, candidates, lambda one: f"image {one} has references but no caption")
@@ -262,13 +237,19 @@ def _refuse_misfits(references: Mapping[ImageId, Sequence[str]], candidates: Map
     for image, several in references.items():
         if isinstance(several, str) or not several:
             raise DataError(f"image {image}: needs a list of references but has {several!r:.80}. Add them.")
-        _refuse_other_than_text([*several, candidates[image]], image)
+        for one in (*several, candidates[image]):
+            _refuse_other_than_text(one, image)
 
 
-def _refuse_other_than_text(captions: Iterable[object], image: ImageId) -> None:
-    for one in captions:
-        if not isinstance(one, str):
-            raise DataError(f"image {image}: a caption must be a string but is {one!r:.80}. Mend it.")
+def _refuse_other_than_text(caption: object, image: ImageId) -> None:
+    if not isinstance(caption, str):
+        raise DataError(f"image {image}: a caption must be a string but is {caption!r:.80}. Mend it.")
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"image {image}: a caption must be Unicode text but {caption!r:.80} has half a surrogate pair. Mend it."
+        ) from None
 
 
 def _refuse_missing(meteor: bool | None, spice: bool) -> None:
@@ -295,6 +276,6 @@ def _number(score: Any) -> float:
 
 
 def _signature(pretokenized: bool, java: bool) -> str:
-    tokenizer = "none" if pretokenized else "ptb" if java else TOKENIZER
+    tokenizer = "none" if pretokenized else "ptb" if java else "amad-ptb"
     version = importlib.metadata.version("pycocoevalcap")
     return f"tokenizer:{tokenizer}|java:{'yes' if java else 'no'}|pycocoevalcap:{version}"

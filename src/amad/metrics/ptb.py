@@ -1,9 +1,17 @@
-"""Tokens of captions without Java: the conventions of the Penn Treebank as the caption scorers apply them."""
+"""Tokens of captions as the caption scorers take them: by the scorers' own tokenizer in Java, or by ours."""
 
 import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
-TOKENIZER = "amad-ptb"
-"""What a signature calls this tokenizer."""
+from amad.errors import DataError
+
+INSTALL_JAVA = "apt-get install default-jre-headless, or conda install -c conda-forge openjdk"
+
+# Whatever ends a line for Java or for Python would tear a caption apart on its way through the scorers.
+_LINE_BREAKS = str.maketrans(dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 _DROPPED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
@@ -46,6 +54,59 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+def on_one_line(caption: str) -> str:
+    """The caption with a space for every line break, of whatever kind."""
+    return caption.translate(_LINE_BREAKS)
+
+
+def has_java() -> bool:
+    """Whether ``java`` is on the path; the tokenizer of the reference scorers, METEOR and SPICE need it."""
+    return shutil.which("java") is not None
+
+
+def tokenize_in_java(captions: Sequence[str]) -> list[str]:
+    """What the scorers' tokenizer makes of captions without line breaks, in one run of Java.
+
+    Tokens are parted by spaces, and the scorers' list of marks is dropped. Their own wrapper of the same
+    archive writes into its package's folder and does not notice where Java fails.
+
+    Raises:
+        DataError: if Java fails.
+    """
+    from pycocoevalcap.tokenizer import ptbtokenizer
+
+    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
+    command = [
+        "java",
+        "-cp",
+        str(jar),
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+    ]
+    text = "".join(f"{one}\n" for one in captions).encode()
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (
+            error.stderr.decode(errors="replace")
+            if isinstance(error, subprocess.CalledProcessError)
+            else error
+        )
+        raise DataError(
+            f"the captions' tokenizer runs in Java, which failed: {str(said).strip()[-300:] or error}. Try `java "
+            f"-version`; a working one comes by {INSTALL_JAVA}."
+        ) from None
+    lines = done.stdout.decode().split("\n")[:-1]
+    if len(lines) != len(captions):
+        raise DataError(
+            f"the captions' tokenizer must give a line per caption but gave {len(lines)} for {len(captions)}. "
+            "Look for control characters in the captions."
+        )
+    dropped = frozenset(ptbtokenizer.PUNCTUATIONS)
+    return [" ".join(one for one in line.rstrip().split(" ") if one not in dropped) for line in lines]
 
 
 def tokenize(caption: str) -> list[str]:
