@@ -4,7 +4,8 @@ Nothing here uses ``amad.ops``.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -55,6 +56,13 @@ def naive_loss(
     return loss_of_maps(op, maps(student_query, student_key), maps(teacher_query, teacher_key))
 
 
+class _Rows(NamedTuple):
+    """Which query rows a block has, and the student's queries of them as a leaf."""
+
+    rows: slice
+    query: Tensor
+
+
 def exact_loss(
     op: str,
     student_query: Float[Tensor, "batch student query width"],
@@ -71,61 +79,63 @@ def exact_loss(
     differentiated as numbers of their own, and their gradients are carried on to query and key block by block.
     So no block needs another, and memory grows with a block and not with the map.
     """
-    query, key = (tensor.detach().double().requires_grad_() for tensor in (student_query, student_key))
-    teacher_query, teacher_key = teacher_query.detach().double(), teacher_key.detach().double()
+    query, key, teacher_query, teacher_key = (
+        tensor.detach().double() for tensor in (student_query, student_key, teacher_query, teacher_key)
+    )
+    key.requires_grad_()
+    to_query, to_key = torch.zeros_like(query), torch.zeros_like(key)
     n_rows = query.shape[2]
     per_row = query.shape[0] * (query.shape[1] + teacher_query.shape[1]) * key.shape[2]
     step = max(block_numbers // per_row, 1)
-    gradients = [torch.zeros_like(query), torch.zeros_like(key)]
 
-    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+    def blocks() -> Iterator[tuple[Tensor, Tensor, _Rows]]:
         for first in range(0, n_rows, step):
             rows = slice(first, first + step)
-            yield maps(query[:, :, rows], key), maps(teacher_query[:, :, rows], teacher_key)
+            own = _Rows(rows, query[:, :, rows].requires_grad_())
+            yield maps(own.query, key), maps(teacher_query[:, :, rows], teacher_key), own
 
-    def carry(outputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...] | None = None) -> None:
-        for whole, part in zip(
-            gradients, torch.autograd.grad(outputs, (query, key), cotangents), strict=True
-        ):
-            whole += part
+    def carry(own: _Rows, outputs: Sequence[Tensor], cotangents: Sequence[Tensor] | None = None) -> None:
+        parts = torch.autograd.grad(outputs, (own.query, key), cotangents)
+        to_query[:, :, own.rows] += parts[0]
+        to_key.add_(parts[1])
 
     value = torch.zeros((), dtype=torch.float64, device=query.device)
     if op == "token":
-        for student, teacher in blocks():
+        for student, teacher, own in blocks():
             part = loss_of_maps(op, student, teacher) * (student.shape[2] / n_rows)
             value += part.detach()
-            carry((part,))
-        return value, gradients[0], gradients[1]
+            carry(own, [part])
+        return value, to_query, to_key
 
     with torch.no_grad():
         sums = [
             torch.stack(parts).sum(0)
-            for parts in zip(*(_products(*block) for block in blocks()), strict=True)
+            for parts in zip(*(_products(*block[:2]) for block in blocks()), strict=True)
         ]
-    cross, own, teacher_square = (one.requires_grad_() for one in sums)
-    student_norm, teacher_norm = own.diagonal(dim1=1, dim2=2).sqrt(), teacher_square.sqrt()
+    cross, among, teacher_square = (one.requires_grad_() for one in sums)
+    student_norm, teacher_norm = among.diagonal(dim1=1, dim2=2).sqrt(), teacher_square.sqrt()
     cosine = cross / (teacher_norm[:, :, None] * student_norm[:, None, :])
     alignment = cosine.softmax(-1)
     if op == "mse":
-        among = own / (student_norm[:, :, None] * student_norm[:, None, :])
-        mixed = torch.einsum("bij,bjl,bil->bi", alignment, among, alignment)
+        angles = among / (student_norm[:, :, None] * student_norm[:, None, :])
+        mixed = torch.einsum("bij,bjl,bil->bi", alignment, angles, alignment)
         loss = (1 - 2 * (alignment * cosine).sum(-1) + mixed).sum() / len(query)
         value += loss.detach()
-        cotangents = torch.autograd.grad(loss, (cross, own))
+        cotangents = torch.autograd.grad(loss, (cross, among))
     else:
         given = alignment.detach().requires_grad_()
         to_alignment = torch.zeros_like(given)
-        for student, teacher in blocks():
+        for student, teacher, own in blocks():
             mixture = torch.matmul(given, student.flatten(2)).clamp_min(TINY)
             teacher = teacher.flatten(2)
             part = (teacher * (teacher.clamp_min(TINY).log() - mixture.log())).sum() / (n_rows * len(query))
             value += part.detach()
             to_alignment += torch.autograd.grad(part, given, retain_graph=True)[0]
-            carry((part,))
-        cotangents = torch.autograd.grad(alignment, (cross, own), to_alignment)
-    for block in blocks():
-        carry(_products(*block)[:2], cotangents)
-    return value, gradients[0], gradients[1]
+            carry(own, [part])
+        cotangents = torch.autograd.grad(alignment, (cross, among), to_alignment)
+    for student, teacher, own in blocks():
+        carry(own, _products(student, teacher)[:2], cotangents)
+    return value, to_query, to_key
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
