@@ -29,6 +29,11 @@ def test_an_item_has_what_the_collator_reads(tmp_path):
     assert "image" not in TranslationDataset([TranslationExample("A.", "Ein.", None, 1)])[0]
 
 
+def test_the_prompt_is_replaced_as_text_only():
+    examples = [TranslationExample("A {source} {0}.", "Ein.", None, 1)]
+    assert TranslationDataset(examples, prompt="{de} {source}")[0]["text"] == "{de} A {source} {0}."
+
+
 @pytest.mark.parametrize(
     ("target", "prompt"),
     [
