@@ -78,8 +78,8 @@ def measure(chosen: Iterable[OpsCase], path: Path, console: Console) -> int:
         commit = measured_commit()
         if commit.endswith("+") and path.resolve() == LEDGER:
             raise RecipeError(
-                f"{', '.join(MEASURED)} differ from commit {commit[:-1]}, and a line of the ledger names the code that it "
-                "is about. Commit first, or try it with --ledger FILE."
+                f"{', '.join(MEASURED)} differ from commit {commit[:-1]}, and a line of the ledger names "
+                "the code that it is about. Commit first, or try it with --ledger FILE."
             )
         values = {
             **vars(case),

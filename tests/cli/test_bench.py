@@ -1,0 +1,66 @@
+import statistics
+
+import pytest
+
+TINY_OPS = (
+    "bench",
+    "ops",
+    "--teacher-heads",
+    4,
+    "--student-heads",
+    2,
+    "--width",
+    8,
+    "--queries",
+    20,
+    "--keys",
+    30,
+)
+ON_CPU = ("--device", "cpu", "--repeats", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("ops", "--op", "l1"), "op 'l1' is none of mse, kl, token."),
+        (("ops", "--student-heads", 0), "student-heads = 0: give 1 or more."),
+        (("ops", "--teacher-heads", -2), "teacher-heads = -2: give 1 or more."),
+        (("ops", "--threads", 0), "threads = 0: work needs at least one."),
+        (("ops", "--repeats", 0), "repeats = 0: a time needs at least one round."),
+        (("ops", "--dtype", "float8"), "dtype 'float8' is none of float32, bfloat16, float16."),
+        (("ops", "--device", "abacus"), "device 'abacus' is neither cpu nor cuda."),
+        (("step", "--model", "gpt"), "model 'gpt' is none of vlt5, vit."),
+        (("step", "--variant", "projected"), "variant 'projected' is none of mse, kl, token."),
+        (("step", "--tokens", 0), "tokens = 0: give 2 or more."),
+        (("step", "--threads", 0), "threads = 0: work needs at least one."),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(amad, arguments, told):
+    assert told in amad.refuse("bench", *arguments)
+
+
+@pytest.mark.slow
+def test_operators_as_a_document(amad):
+    found = amad.document(*TINY_OPS, *ON_CPU, "--op", "token")
+    assert found["case"]["op"] == "token"
+    assert (found["case"]["queries"], found["case"]["keys"]) == (20, 30)
+    assert (
+        set(found["median_seconds"]) == set(found["peak_extra_bytes"]) == {"ours", "naive", "compile", "sdpa"}
+    )
+    assert {"versions", "machine", "commit", "floors"} <= set(found)
+    ours, sdpa = found["seconds"]["ours"], found["seconds"]["sdpa"]
+    assert found["ratios"]["ours/sdpa"] == statistics.median(a / b for a, b in zip(ours, sdpa, strict=True))
+
+
+@pytest.mark.slow
+def test_operators_as_a_table(amad):
+    shown = amad.succeed(*TINY_OPS, *ON_CPU, "--threads", 2)
+    for told in ("ours/sdpa", "torch.compile of naive", "wall time", "off float64 by"):
+        assert told in shown
+
+
+@pytest.mark.slow
+def test_a_step_as_a_table(amad):
+    shown = amad.succeed("bench", "step", "--model", "vit", "--tokens", 10, *ON_CPU)
+    for told in ("logits and AMAD, operators", "operators/logits", "width 768", "CPU time of one thread"):
+        assert told in shown
