@@ -1,5 +1,6 @@
 import gzip
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -170,3 +171,9 @@ def test_what_cannot_be_scored_is_refused():
         score_translations([[]], [])
     with pytest.raises(DataError, match="references 2 must have as many lines as the hypotheses"):
         score_translations([["a"], []], ["a"])
+
+
+def test_a_missing_package_is_refused_with_its_install_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(DataError, match=r"needs sacrebleu. Run pip install 'amad\[metrics\]'"):
+        score_translations([["a"]], ["a"])

@@ -97,9 +97,9 @@ def score_captions(
         raise DataError("references need words and none has one when punctuation is dropped. Check them.")
 
     columns, corpus, counts = _bleu(gts, res)
-    for name, scorer in _scorers(meteor or (meteor is None and java), spice).items():
+    for name, compute_score in _scorers(meteor or (meteor is None and java), spice).items():
         with _java(name) if name in IN_JAVA else contextlib.nullcontext():
-            score, single = scorer().compute_score(gts, res)
+            score, single = compute_score(gts, res)
         corpus[name] = float(score)
         columns[name] = [_number(one) for one in single]
     per_image = {
@@ -181,16 +181,29 @@ def score_caption_files(
     return score_captions(written, given, pretokenized=pretokenized, meteor=meteor, spice=spice)
 
 
-def _scorers(meteor: bool, spice: bool) -> dict[str, Callable[[], Any]]:
+def _scorers(meteor: bool, spice: bool) -> dict[str, Callable[[_Captions, _Captions], Any]]:
     from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.spice.spice import Spice
 
-    scorers = {"METEOR": Meteor, "ROUGE_L": Rouge, "CIDEr": Cider, "SPICE": Spice}
-    return {
-        name: scorer for name, scorer in scorers.items() if {"METEOR": meteor, "SPICE": spice}.get(name, True)
-    }
+    scorers = {"METEOR": _meteor} if meteor else {}
+    scorers |= {"ROUGE_L": Rouge().compute_score, "CIDEr": Cider().compute_score}
+    return scorers | ({"SPICE": Spice().compute_score} if spice else {})
+
+
+def _meteor(gts: _Captions, res: _Captions) -> Any:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer = Meteor()
+    try:
+        return scorer.compute_score(gts, res)
+    except BaseException:
+        # It still holds the lock for which its destructor would wait for ever.
+        with contextlib.suppress(OSError):
+            scorer.meteor_p.stdin.close()
+        if scorer.lock.locked():
+            scorer.lock.release()
+        raise
 
 
 @contextlib.contextmanager
@@ -257,11 +270,11 @@ def _refuse_missing(meteor: bool | None, spice: bool) -> None:
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise DataError(f"scoring captions needs pycocoevalcap. Run {INSTALL_SCORERS}.")
-    wanted = [name for name, want in (("METEOR", meteor), ("SPICE", spice)) if want]
+    wanted = " and ".join(name for name, want in (("METEOR", meteor), ("SPICE", spice)) if want)
     if wanted and not has_java():
         raise DataError(
-            f"{' and '.join(wanted)} need Java and there is no `java` on the path. Run {INSTALL_JAVA}; or "
-            "leave out what needs it."
+            f"{wanted} cannot be computed without Java, and there is no `java` on the path. Run {INSTALL_JAVA}; or "
+            "leave it out."
         )
     models = Path(package.submodule_search_locations[0], "spice", "lib").glob("stanford-corenlp-3.6.0*.jar")
     if spice and len(list(models)) < 2:
