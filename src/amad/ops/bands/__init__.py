@@ -21,7 +21,7 @@ from torch import Tensor
 from amad.capture.record import AttentionRecord
 
 WIDEST_HEAD = 256
-MOST_HEADS = 128
+MOST_HEADS = 64
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 

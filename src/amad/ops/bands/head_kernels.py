@@ -3,7 +3,7 @@
 One program takes a chunk of a sample's numbers: a few thousand of them, or one row where rows have coefficients of
 their own. Tiles are (heads, numbers), heads padded with zeros to a power of two of at least 16.
 """
-# ruff: noqa: ANN001, ANN202, SIM108
+# ruff: noqa: ANN001, SIM108
 
 from typing import no_type_check
 
