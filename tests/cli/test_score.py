@@ -132,6 +132,12 @@ def test_captions_of_the_reference_set_get_its_scores(amad, shared_data):
     assert found["n_images"] == 148
 
 
+def test_pretokenized_captions_are_scored_as_they_stand(amad):
+    found = amad.document(*captions("--no-meteor", "--pretokenized"))
+    assert found["Bleu_1"] < amad.document(*captions("--no-meteor"))["Bleu_1"]
+    assert found["signature"].startswith("tokenizer:none|")
+
+
 def test_captions_against_a_split_of_karpathys_file(amad):
     plain = amad.document(*captions("--no-meteor"))
     rows = [
