@@ -40,7 +40,8 @@ def compile_instead(kernel, *args, grid, warmup, num_warps, num_stages, **kwargs
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = given[parameter.name]
-        if parameter.is_constexpr or (type(value) is int and value == 1):
+        fixed = not parameter.do_not_specialize
+        if parameter.is_constexpr or (fixed and type(value) is int and value == 1):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = POINTERS[value.dtype]
@@ -49,7 +50,7 @@ def compile_instead(kernel, *args, grid, warmup, num_warps, num_stages, **kwargs
             signature[parameter.name] = "fp32"
         else:
             signature[parameter.name] = "i32"
-            if value % 16 == 0:
+            if fixed and value % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]
     options = {"num_warps": num_warps, "num_stages": num_stages}
     identity = repr((kernel.__name__, signature, constants, attributes, options))

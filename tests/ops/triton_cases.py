@@ -125,10 +125,11 @@ def test_in_float32_it_is_the_definition(operator, mask, extra):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Every loop runs several times: tiles of 16, and a workspace of 16 rows of one sample."""
+    """Every loop runs several times: tiles of 16, chunks and parts of 32, and a workspace of 16 rows of one sample."""
     monkeypatch.setattr(launch, "head_config", lambda *_: configs.Config(16, 16, 4, 1))
     monkeypatch.setattr(products, "heads_config", lambda *_: configs.Config(0, 16, 4, 1))
-    monkeypatch.setattr(products, "CHUNK", 112)
+    monkeypatch.setattr(products, "CHUNK", 32)
+    monkeypatch.setattr(launch, "_part", lambda *_: 32)
     monkeypatch.setattr(pair, "WORKSPACE_BYTES", 1)
 
 
@@ -140,6 +141,12 @@ def test_bands_and_tiles_change_nothing(operator, mask):
     once = check(operator, student, teacher)
     again = results(operator, student, teacher, False)
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_long_rows_are_dealt_to_more_programs():
+    assert launch._part(n_programs=36, n_keys=4096, block=64) == 320
+    assert launch._part(n_programs=1000, n_keys=4096, block=64) == 4096
+    assert launch._part(n_programs=1, n_keys=208, block=64) == 256
 
 
 def test_a_band_takes_as_many_samples_or_rows_as_fit(monkeypatch):

@@ -12,7 +12,7 @@ from amad.ops.aligned_kl.reference import MASS_FLOOR
 from amad.ops.alignment import alignment_weights, check_temperature
 from amad.ops.attention_gram.reference import AttentionGram
 from amad.ops.bands.pair import Pair, on_device, prepared
-from amad.ops.bands.products import Coefficients, divergence_parts, gram_parts, student_gradients
+from amad.ops.bands.products import Coefficients, divergence_of_band, gram_of_band, student_gradients
 from amad.ops.bands.workspace import Band, Workspace
 
 MASS_FLOOR_16_BITS = 1e-12
@@ -88,12 +88,12 @@ class _AlignedKL(torch.autograd.Function):
             slopes = torch.zeros_like(alignment) if ctx.needs_input_grad[4] else None
             workspace = pair.workspace()
             for band in pair.filled(workspace):
-                values, parts = divergence_parts(
+                values, parts = divergence_of_band(
                     pair, workspace, band, alignment[band.samples], _floor(pair), slopes is not None
                 )
-                total[band.samples] += values.sum(1)
+                total[band.samples] += values
                 if slopes is not None:
-                    slopes[band.samples] += parts.sum(1)
+                    slopes[band.samples] += parts
         n_rows = pair.keep.sum(1, keepdim=True).clamp(min=1)
         ctx.save_for_backward(query, key, position_bias, sinks, alignment, slopes, n_rows)
         ctx.pair = pair
@@ -144,7 +144,7 @@ class _RowAlignedKL(torch.autograd.Function):
             workspace = pair.workspace()
             for band in pair.filled(workspace):
                 weights = alignment_weights(_row_grams(pair, workspace, band), temperature)
-                values, _ = divergence_parts(pair, workspace, band, weights, _floor(pair), False)
+                values, _ = divergence_of_band(pair, workspace, band, weights, _floor(pair), False)
                 total[band.samples] += values.sum(1)
         n_rows = pair.keep.sum(1, keepdim=True).clamp(min=1)
         ctx.save_for_backward(query, key, position_bias, sinks, n_rows)
@@ -186,7 +186,7 @@ def _row_coefficients(
     with torch.enable_grad():
         cross, own = gram.cross.requires_grad_(), gram.student.requires_grad_()
         alignment = alignment_weights(AttentionGram(cross, own, gram.teacher_norm), temperature)
-        _, slopes = divergence_parts(pair, workspace, band, alignment.detach(), floor, True)
+        _, slopes = divergence_of_band(pair, workspace, band, alignment.detach(), floor, True)
         to_cross, to_own = torch.autograd.grad(alignment, (cross, own), -weights[:, None, :, None] * slopes)
     alignment = alignment.detach()
     squared = gram.student.detach().diagonal(dim1=-2, dim2=-1)
@@ -207,7 +207,7 @@ def _row_coefficients(
 
 def _row_grams(pair: Pair, workspace: Workspace, band: Band) -> AttentionGram:
     """Inner products (sample, row, ...); those of two different student heads are not made and zero."""
-    cross, squared, norm = gram_parts(pair, workspace, band, per_row=True)
+    cross, squared, norm = gram_of_band(pair, workspace, band, per_row=True)
     return AttentionGram(cross, torch.diag_embed(squared), norm)
 
 

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from amad.capture.record import AttentionRecord
 from amad.ops.attention_gram.reference import AttentionGram
 from amad.ops.bands.pair import Pair, on_device, prepared
-from amad.ops.bands.products import Coefficients, gram_parts, student_gradients
+from amad.ops.bands.products import Coefficients, gram_of_band, student_gradients
 from amad.ops.bands.workspace import Band, Workspace
 
 
@@ -54,8 +54,8 @@ class _Gram(torch.autograd.Function):
             )
             workspace = pair.workspace()
             for band in pair.filled(workspace):
-                for total, part in zip(totals, gram_parts(pair, workspace, band), strict=True):
-                    total[band.samples] += part.sum(1)
+                for total, part in zip(totals, gram_of_band(pair, workspace, band), strict=True):
+                    total[band.samples] += part
         # For their versions: the pair holds the same memory.
         ctx.save_for_backward(query, key, position_bias, sinks)
         ctx.pair = pair

@@ -1,7 +1,8 @@
 """Kernels on all heads at once, along the flattened rows of a band: inner products, mixtures and slopes of maps.
 
-One program takes a chunk of a sample's numbers: a few thousand of them, or one row where rows have coefficients of
-their own. Tiles are (heads, numbers), heads padded with zeros to a power of two of at least 16.
+A sample's numbers are one line, or one line per row where something belongs to each row. One program takes a chunk of
+``length`` numbers of a line, and nothing is added across chunks here. Grid: (chunks of all lines, samples of the band).
+Tiles are (heads, numbers), heads padded with zeros to a power of two of at least 16.
 """
 # ruff: noqa: ANN001, SIM108
 
@@ -37,30 +38,36 @@ def _matrix(values, at_row, at_column, n_rows, n_columns, row, column):
 
 @triton.jit
 @no_type_check
+def _place(line_length, length):
+    """Of this program: its line, the number of lines, where its chunk starts in the line, and the sample."""
+    per_line = tl.cdiv(line_length, length)
+    line = tl.program_id(0) // per_line
+    start = (tl.program_id(0) % per_line) * length
+    return line, tl.num_programs(0) // per_line, start, tl.program_id(1).to(tl.int64)
+
+
+@triton.jit
+@no_type_check
 def gram_kernel(
-    teacher, student, cross, own, norm, n_teachers, n_students, size, length, full: tl.constexpr,
+    teacher, student, cross, own, norm, n_teachers, n_students, size, line_length, length, full: tl.constexpr,
     teacher_block: tl.constexpr, student_block: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Inner products of the maps over each chunk of ``length`` numbers. Grid: (chunks, samples of the band).
-
-    ``own`` holds <s_j, s_l>, or only <s_j, s_j> where it is not ``full``.
-    """
-    chunk = tl.program_id(0)
-    sample = tl.program_id(1)
+    """Inner products of the maps over each chunk. ``own`` holds <s_j, s_l>, or only <s_j, s_j> where not ``full``."""
+    line, _, first, sample = _place(line_length, length)
     at_teacher = tl.arange(0, teacher_block)
     at_student = tl.arange(0, student_block)
-    teacher += sample.to(tl.int64) * n_teachers * size
-    student += sample.to(tl.int64) * n_students * size
+    teacher += sample * n_teachers * size + line * line_length
+    student += sample * n_students * size + line * line_length
     products = tl.zeros([teacher_block, student_block], tl.float32)
     norms = tl.zeros([teacher_block], tl.float32)
     if full:
         among = tl.zeros([student_block, student_block], tl.float32)
     else:
         among = tl.zeros([student_block], tl.float32)
-    for start in range(0, length, block):
-        ahead = start + tl.arange(0, block)
-        at_number = chunk * length + ahead
-        inside = (ahead < length) & (at_number < size)
+    last = min(first + length, line_length)
+    for start in range(first, last, block):
+        at_number = start + tl.arange(0, block)
+        inside = at_number < last
         t = _tile(teacher, at_teacher, at_number, n_teachers, size, inside)
         s = _tile(student, at_student, at_number, n_students, size, inside)
         products += tl.dot(t, tl.trans(s), input_precision="ieee")
@@ -72,7 +79,7 @@ def gram_kernel(
         wide_teacher = t.to(tl.float32)
         norms += tl.sum(wide_teacher * wide_teacher, 1)
     unit = 1.0 / (MAP_SCALE * MAP_SCALE)
-    index = sample.to(tl.int64) * tl.num_programs(0) + chunk
+    index = sample * tl.num_programs(0) + tl.program_id(0)
     is_teacher = at_teacher < n_teachers
     is_student = at_student < n_students
     place = cross + index * n_teachers * n_students + at_teacher[:, None] * n_students + at_student[None, :]
@@ -88,24 +95,21 @@ def gram_kernel(
 @triton.jit
 @no_type_check
 def divergence_kernel(
-    teacher, student, alignment, divergence, to_alignment, n_teachers, n_students, size, length, floor,
-    per_chunk: tl.constexpr, aligning: tl.constexpr, precision: tl.constexpr,
+    teacher, student, alignment, divergence, to_alignment, n_teachers, n_students, size, line_length, length, floor,
+    aligning: tl.constexpr, precision: tl.constexpr,
     teacher_block: tl.constexpr, student_block: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """sum t log(t / m) with m = A S over each chunk in nats, and where ``aligning`` sum (t / m) s.
 
-    Grid: (chunks, samples of the band). The alignment is one per sample, or one ``per_chunk``.
+    There is one alignment A for each line.
     """
-    chunk = tl.program_id(0)
-    sample = tl.program_id(1)
-    index = sample.to(tl.int64) * tl.num_programs(0) + chunk
+    line, n_lines, first, sample = _place(line_length, length)
+    index = sample * tl.num_programs(0) + tl.program_id(0)
+    matrix = sample * n_lines + line
     at_teacher = tl.arange(0, teacher_block)
     at_student = tl.arange(0, student_block)
-    teacher += sample.to(tl.int64) * n_teachers * size
-    student += sample.to(tl.int64) * n_students * size
-    matrix = sample.to(tl.int64)
-    if per_chunk:
-        matrix = index
+    teacher += sample * n_teachers * size + line * line_length
+    student += sample * n_students * size + line * line_length
     weights = _matrix(
         alignment + matrix * n_teachers * n_students,
         at_teacher,
@@ -117,10 +121,10 @@ def divergence_kernel(
     )
     value = tl.zeros([teacher_block], tl.float32)
     slopes = tl.zeros([teacher_block, student_block], tl.float32)
-    for start in range(0, length, block):
-        ahead = start + tl.arange(0, block)
-        at_number = chunk * length + ahead
-        inside = (ahead < length) & (at_number < size)
+    last = min(first + length, line_length)
+    for start in range(first, last, block):
+        at_number = start + tl.arange(0, block)
+        inside = at_number < last
         t = _tile(teacher, at_teacher, at_number, n_teachers, size, inside).to(tl.float32) * (1.0 / MAP_SCALE)
         s = _tile(student, at_student, at_number, n_students, size, inside).to(tl.float32) * (1.0 / MAP_SCALE)
         mixture = tl.dot(weights, s, input_precision=precision)
@@ -162,27 +166,32 @@ def _slope(
 @no_type_check
 def logit_gradient_kernel(
     teacher, student, alignment, pull, cross_slope, own_slope, to_logits, row_slope,
-    n_teachers, n_students, size, pitch, floor,
-    mixed: tl.constexpr, crossed: tl.constexpr, full: tl.constexpr, per_row: tl.constexpr,
+    n_teachers, n_students, size, line_length, length, floor,
+    closing: tl.constexpr, mixed: tl.constexpr, crossed: tl.constexpr, full: tl.constexpr, per_row: tl.constexpr,
     precision: tl.constexpr, teacher_block: tl.constexpr, student_block: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """dL/dX = S (dL/dS - D) with D = sum_k S dL/dS of each row, times 2^15; D into ``row_slope``.
+    """dL/dX = S (dL/dS - D) with D = sum_k S dL/dS of each row, times 2^15. Lines are rows.
 
         dL/dS = - pull^T (T / m - 1) + cross_slope^T T + own_slope S,        m = alignment S
 
     The first term where ``mixed``, the others where ``crossed``; ``own_slope`` is a matrix where ``full``, else a
-    diagonal. Coefficients are one set per sample, or one ``per_row``. Grid: (rows, samples of the band).
+    diagonal. Coefficients are one set per sample, or one ``per_row``.
+
+    To be launched twice: first for the part of D that each chunk has, (sample, chunk, student), then, ``closing``, with
+    D itself, (sample, row, student). dL/dS is made twice rather than stored in between, so nothing is rounded before D
+    is taken off.
     """
-    row = tl.program_id(0)
-    sample = tl.program_id(1).to(tl.int64)
+    line, n_lines, first, sample = _place(line_length, length)
+    row = sample * n_lines + line
     matrix = sample
     if per_row:
-        matrix = sample * tl.num_programs(0) + row
+        matrix = row
     at_teacher = tl.arange(0, teacher_block)
     at_student = tl.arange(0, student_block)
-    teacher += sample * n_teachers * size + row * pitch
-    student += sample * n_students * size + row * pitch
-    to_logits += sample * n_students * size + row * pitch
+    is_student = at_student < n_students
+    teacher += sample * n_teachers * size + line * line_length
+    student += sample * n_students * size + line * line_length
+    to_logits += sample * n_students * size + line * line_length
     both = matrix * n_teachers * n_students
     weights = 0.0
     pulls = 0.0
@@ -197,30 +206,26 @@ def logit_gradient_kernel(
             own_slope += matrix * n_students * n_students
             to_own = _matrix(own_slope, at_student, at_student, n_students, n_students, n_students, 1)
         else:
-            to_own = tl.load(
-                own_slope + matrix * n_students + at_student, mask=at_student < n_students, other=0.0
-            )
+            to_own = tl.load(own_slope + matrix * n_students + at_student, mask=is_student, other=0.0)
     total = tl.zeros([student_block], tl.float32)
-    for start in range(0, pitch, block):
+    if closing:
+        total = tl.load(row_slope + row * n_students + at_student, mask=is_student, other=0.0)
+    last = min(first + length, line_length)
+    for start in range(first, last, block):
         at_number = start + tl.arange(0, block)
-        inside = at_number < pitch
+        inside = at_number < last
         t = _tile(teacher, at_teacher, at_number, n_teachers, size, inside).to(tl.float32) * (1.0 / MAP_SCALE)
         s = _tile(student, at_student, at_number, n_students, size, inside).to(tl.float32) * (1.0 / MAP_SCALE)
         slope = _slope(t, s, weights, pulls, to_cross, to_own, floor, mixed, crossed, full, precision)
-        total += tl.sum(s * slope, 1)
-    is_student = at_student < n_students
-    n_rows = tl.num_programs(0)
-    tl.store(row_slope + (sample * n_students + at_student) * n_rows + row, total, mask=is_student)
-    # Once more rather than stored in between: the row is in the cache, and nothing is rounded before D is taken off.
-    for start in range(0, pitch, block):
-        at_number = start + tl.arange(0, block)
-        inside = at_number < pitch
-        t = _tile(teacher, at_teacher, at_number, n_teachers, size, inside).to(tl.float32) * (1.0 / MAP_SCALE)
-        s = _tile(student, at_student, at_number, n_students, size, inside).to(tl.float32) * (1.0 / MAP_SCALE)
-        slope = _slope(t, s, weights, pulls, to_cross, to_own, floor, mixed, crossed, full, precision)
-        result = s * (slope - total[:, None]) * MAP_SCALE
-        tl.store(
-            to_logits + at_student[:, None] * size + at_number[None, :],
-            result.to(to_logits.dtype.element_ty),
-            mask=is_student[:, None] & inside[None, :],
-        )
+        if closing:
+            result = s * (slope - total[:, None]) * MAP_SCALE
+            tl.store(
+                to_logits + at_student[:, None] * size + at_number[None, :],
+                result.to(to_logits.dtype.element_ty),
+                mask=is_student[:, None] & inside[None, :],
+            )
+        else:
+            total += tl.sum(s * slope, 1)
+    if not closing:
+        index = sample * tl.num_programs(0) + tl.program_id(0)
+        tl.store(row_slope + index * n_students + at_student, total, mask=is_student)

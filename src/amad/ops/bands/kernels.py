@@ -74,7 +74,7 @@ def _logits(
     return tl.where(visible, x, -INF), slope
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["causal_offset", "window"])
 @no_type_check
 def lse_kernel(
     query, key, mask, bias, query_segment, key_segment, sinks, lse, n_heads, group, n_queries, n_keys,
@@ -136,7 +136,7 @@ def lse_kernel(
     tl.store(lse + place, tl.where(highest == -INF, INF, value), mask=at_query < n_queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_sample", "first_row", "n_rows", "causal_offset", "window"])
 @no_type_check
 def probability_kernel(
     query, key, mask, bias, query_segment, key_segment, lse, maps, cap_slopes,
@@ -182,24 +182,27 @@ def probability_kernel(
         tl.store(cap_slopes + place, slope.to(cap_slopes.dtype.element_ty), mask=stored)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_sample", "n_rows", "part"])
 @no_type_check
 def query_gradient_kernel(
-    to_logits, key, bound, to_query, first_sample, first_row, n_rows, pitch, n_heads, group, n_keys,
-    key_batch, key_head, key_row, to_query_batch, to_query_head, to_query_row, scale,
+    to_logits, key, bound, to_query, first_sample, n_rows, pitch, n_heads, group, n_keys,
+    key_batch, key_head, key_row, scale, part,
     width: tl.constexpr, width_block: tl.constexpr, block_q: tl.constexpr, block_k: tl.constexpr,
 ):  # fmt: skip
-    """dQ = scale dX K for the rows of a band. Grid: (blocks of rows, samples of the band x heads)."""
+    """dQ = scale dX K for the rows of a band, over ``part`` keys: (part, sample, head, row, width).
+
+    Grid: (blocks of rows, samples of the band x heads, parts).
+    """
     sample = (first_sample + tl.program_id(1) // n_heads).to(tl.int64)
-    head = tl.program_id(1) % n_heads
-    kv_head = head // group
+    kv_head = (tl.program_id(1) % n_heads) // group
     at_row = tl.program_id(0) * block_q + tl.arange(0, block_q)
     at_width = tl.arange(0, width_block)
     here = at_row < n_rows
     to_logits += tl.program_id(1).to(tl.int64) * n_rows * pitch
     key += sample * key_batch + kv_head * key_head
     total = tl.zeros([block_q, width_block], tl.float32)
-    for start in range(0, pitch, block_k):
+    first = tl.program_id(2) * part
+    for start in range(first, min(first + part, pitch), block_k):
         at_key = start + tl.arange(0, block_k)
         slope = tl.load(
             to_logits + at_row[:, None] * pitch + at_key[None, :],
@@ -213,15 +216,12 @@ def query_gradient_kernel(
         )
         total += tl.dot(slope.to(k.dtype), k, input_precision="ieee")
     total *= tl.load(bound + tl.program_id(1) // group) * (scale / MAP_SCALE)
-    place = sample * to_query_batch + head * to_query_head + (first_row + at_row[:, None]) * to_query_row
-    tl.store(
-        to_query + place + at_width[None, :],
-        total.to(to_query.dtype.element_ty),
-        mask=here[:, None] & (at_width < width)[None, :],
-    )
+    head = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)).to(tl.int64)
+    place = (head * n_rows + at_row[:, None]) * width + at_width[None, :]
+    tl.store(to_query + place, total, mask=here[:, None] & (at_width < width)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_sample", "first_row", "n_rows"])
 @no_type_check
 def key_gradient_kernel(
     to_logits, query, bound, to_key, first_sample, first_row, n_rows, pitch, n_kv_heads, group, n_keys,

@@ -15,6 +15,9 @@ from amad.ops.bands.workspace import Band
 MOST_PROGRAMS = 65535
 """On the second and third axis of a CUDA grid."""
 
+ENOUGH_PROGRAMS = 512
+"""Of four warps, for the 132 multiprocessors of an H100."""
+
 
 def log_denominators(record: AttentionRecord) -> Float[Tensor, "batch head row"]:
     """Log of the softmax's denominators to the base 2; +inf for rows that may attend nothing."""
@@ -65,35 +68,52 @@ def add_projections(
     Gradients of the scores are stored divided by ``bound`` and times 2^15.
     """
     group = record.n_heads // record.n_kv_heads
-    shared = {"to_logits": to_logits, "bound": bound, **_place(band), "group": group, "n_keys": record.n_keys}
+    shared = {
+        "to_logits": to_logits,
+        "bound": bound,
+        "group": group,
+        "n_keys": record.n_keys,
+        "scale": record.scale,
+    }
+    place = _place(band)
     if to_query is not None:
         tiles, options = _tiles("query_gradient", record)
         grid = (triton.cdiv(band.n_rows, tiles["block_q"]), band.n_samples * record.n_heads)
-        kernels.query_gradient_kernel[grid](
+        part = _part(grid[0] * grid[1], band.pitch, tiles["block_k"])
+        n_parts = triton.cdiv(band.pitch, part)
+        parts = bound.new_empty(n_parts, band.n_samples, record.n_heads, band.n_rows, tiles["width"])
+        kernels.query_gradient_kernel[(*grid, n_parts)](
             **shared,
+            **{name: value for name, value in place.items() if name != "first_row"},
             n_heads=record.n_heads,
             key=record.key,
-            to_query=to_query,
+            to_query=parts,
             **_strides("key", record.key),
-            **_strides("to_query", to_query),
-            scale=record.scale,
+            part=part,
             **tiles,
             **options,
         )
+        to_query[band.samples, :, band.rows] = parts.sum(0)
     if to_key is not None:
         tiles, options = _tiles("key_gradient", record)
         n_keys = min(band.pitch, record.n_keys)
         grid = (triton.cdiv(n_keys, tiles["block_k"]), band.n_samples * record.n_kv_heads)
         kernels.key_gradient_kernel[grid](
             **shared,
+            **place,
             n_kv_heads=record.n_kv_heads,
             query=record.query,
             to_key=to_key,
             **_strides("query", record.query),
-            scale=record.scale,
             **tiles,
             **options,
         )
+
+
+def _part(n_programs: int, n_keys: int, block: int) -> int:
+    """Keys per program, so that a few programs with long loops become enough for a whole GPU."""
+    n_parts = max(min(ENOUGH_PROGRAMS // n_programs, n_keys // (4 * block)), 1)
+    return int(triton.cdiv(triton.cdiv(n_keys, n_parts), block)) * block
 
 
 def _tiles(kernel: str, record: AttentionRecord) -> tuple[dict[str, int], dict[str, int]]:

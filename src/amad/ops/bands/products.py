@@ -1,5 +1,6 @@
 """What follows from the maps of a band: inner products, divergences, and the gradients of the student's record."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,17 +52,21 @@ class StudentGradients(NamedTuple):
     sinks: Tensor | None
 
 
-def gram_parts(
+def gram_of_band(
     pair: Pair, workspace: Workspace, band: Band, per_row: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products (sample, chunk, ...) of a band: cross, student (only norms where ``per_row``), teacher norms."""
+    """Inner products of a band: cross, student (only squared norms where ``per_row``), squared norms of the teacher.
+
+    They are (sample, ...), or (sample, row, ...) where ``per_row``.
+    """
     n_teachers, n_students = pair.teacher.n_heads, pair.student.n_heads
-    n_chunks, length = _chunks(band, per_row)
+    lines, chunks = _lines(band, per_row)
     new = pair.student_lse.new_empty
-    cross = new(band.n_samples, n_chunks, n_teachers, n_students)
-    own = new(band.n_samples, n_chunks, *((n_students,) if per_row else (n_students, n_students)))
-    norm = new(band.n_samples, n_chunks, n_teachers)
-    head_kernels.gram_kernel[(n_chunks, band.n_samples)](
+    shape = band.n_samples, *chunks
+    cross = new(*shape, n_teachers, n_students)
+    own = new(*shape, *((n_students,) if per_row else (n_students, n_students)))
+    norm = new(*shape, n_teachers)
+    head_kernels.gram_kernel[(math.prod(chunks), band.n_samples)](
         workspace.teacher,
         workspace.student,
         cross,
@@ -69,15 +74,14 @@ def gram_parts(
         norm,
         n_teachers,
         n_students,
-        band.size,
-        length,
+        **lines,
         full=not per_row,
         **_options("gram", pair),
     )
-    return cross, own, norm
+    return _summed(cross, per_row), _summed(own, per_row), _summed(norm, per_row)
 
 
-def divergence_parts(
+def divergence_of_band(
     pair: Pair,
     workspace: Workspace,
     band: Band,
@@ -85,17 +89,14 @@ def divergence_parts(
     floor: float,
     aligning: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Divergences (sample, chunk, teacher) of a band, and sum_k (t / m) s, (..., student), where ``aligning``.
-
-    Where each row has its own alignment, a chunk is a row.
-    """
+    """Divergences (sample, *row, teacher) of a band, and sum_k (t / m) s, (..., student), where ``aligning``."""
     n_teachers, n_students = pair.teacher.n_heads, pair.student.n_heads
     per_row = alignment.ndim == 4
-    n_chunks, length = _chunks(band, per_row)
+    lines, chunks = _lines(band, per_row)
     new = pair.student_lse.new_empty
-    divergence = new(band.n_samples, n_chunks, n_teachers)
-    slopes = new(band.n_samples, n_chunks, n_teachers, n_students) if aligning else divergence
-    head_kernels.divergence_kernel[(n_chunks, band.n_samples)](
+    divergence = new(band.n_samples, *chunks, n_teachers)
+    slopes = new(band.n_samples, *chunks, n_teachers, n_students) if aligning else divergence
+    head_kernels.divergence_kernel[(math.prod(chunks), band.n_samples)](
         workspace.teacher,
         workspace.student,
         alignment.contiguous(),
@@ -103,15 +104,13 @@ def divergence_parts(
         slopes,
         n_teachers,
         n_students,
-        band.size,
-        length,
-        floor,
-        per_chunk=per_row,
+        **lines,
+        floor=floor,
         aligning=aligning,
         precision=_precision(pair),
         **_options("divergence", pair),
     )
-    return divergence, slopes
+    return _summed(divergence, per_row), _summed(slopes, per_row)
 
 
 def student_gradients(
@@ -165,36 +164,39 @@ def _logit_gradient(
 ) -> Float[Tensor, "sample student row"]:
     """Write the gradients of the scores, divided by the bound; return D of every row, which is not."""
     over = bound[:, None, :] if found.per_row else bound
+    lines, chunks = _lines(band, per_row=True)
+    parts = bound.new_empty(band.n_samples, *chunks, pair.student.n_heads)
 
     def divided(matrix: Tensor | None) -> Tensor:
-        return row_slopes if matrix is None else (matrix / over[..., None, :]).contiguous()
+        return parts if matrix is None else (matrix / over[..., None, :]).contiguous()
 
-    row_slopes = bound.new_empty(band.n_samples, pair.student.n_heads, band.n_rows)
-    own = row_slopes
+    own = parts
     if found.own is not None:
         own = (found.own / (over if found.per_row else over[..., :, None])).contiguous()
-    head_kernels.logit_gradient_kernel[(band.n_rows, band.n_samples)](
-        workspace.teacher,
-        workspace.student,
-        row_slopes if found.alignment is None else found.alignment.contiguous(),
-        divided(found.pull),
-        divided(found.cross),
-        own,
-        workspace.to_logits,
-        row_slopes,
-        pair.teacher.n_heads,
-        pair.student.n_heads,
-        band.size,
-        band.pitch,
-        found.floor,
-        mixed=found.pull is not None,
-        crossed=found.cross is not None,
-        full=not found.per_row,
-        per_row=found.per_row,
-        precision=_precision(pair),
+    arguments = {
+        "teacher": workspace.teacher,
+        "student": workspace.student,
+        "alignment": parts if found.alignment is None else found.alignment.contiguous(),
+        "pull": divided(found.pull),
+        "cross_slope": divided(found.cross),
+        "own_slope": own,
+        "to_logits": workspace.to_logits,
+        "n_teachers": pair.teacher.n_heads,
+        "n_students": pair.student.n_heads,
+        "floor": found.floor,
+        "mixed": found.pull is not None,
+        "crossed": found.cross is not None,
+        "full": not found.per_row,
+        "per_row": found.per_row,
+        "precision": _precision(pair),
+        **lines,
         **_options("logit_gradient", pair),
-    )
-    return row_slopes * bound[..., None]
+    }
+    launch = head_kernels.logit_gradient_kernel[(math.prod(chunks), band.n_samples)]
+    launch(row_slope=parts, closing=False, **arguments)
+    row_slopes = _summed(parts, per_row=True).contiguous()
+    launch(row_slope=row_slopes, closing=True, **arguments)
+    return row_slopes.transpose(1, 2) * bound[..., None]
 
 
 def _add_bias_gradient(
@@ -217,10 +219,16 @@ def _like(gradient: Tensor | None, tensor: Tensor | None) -> Tensor | None:
     return None if gradient is None or tensor is None else gradient.to(tensor.dtype)
 
 
-def _chunks(band: Band, per_row: bool) -> tuple[int, int]:
-    """Number and length of the chunks of a sample."""
-    length = band.pitch if per_row else CHUNK
-    return int(triton.cdiv(band.size, length)), length
+def _lines(band: Band, per_row: bool) -> tuple[dict[str, int], tuple[int, int]]:
+    """How a sample's numbers are dealt to programs, and (lines, chunks of each)."""
+    line = band.pitch if per_row else band.size
+    lines = {"size": band.size, "line_length": line, "length": CHUNK}
+    return lines, (band.size // line, int(triton.cdiv(line, CHUNK)))
+
+
+def _summed(parts: Tensor, per_row: bool) -> Tensor:
+    """The sum over the chunks of a line; one line is no axis."""
+    return parts.sum(2) if per_row else parts.sum((1, 2))
 
 
 def _precision(pair: Pair) -> str:
