@@ -107,12 +107,19 @@ def exact_loss(
             carry(own, [part])
         return value, to_query, to_key
 
+    n_batch, n_student, n_teacher = len(query), query.shape[1], teacher_query.shape[1]
+    # Added up in place: small tensors that live on between large ones would keep the allocator from reusing memory.
+    cross, among = (
+        query.new_zeros(n_batch, n_teacher, n_student),
+        query.new_zeros(n_batch, n_student, n_student),
+    )
+    teacher_square = query.new_zeros(n_batch, n_teacher)
     with torch.no_grad():
-        sums = [
-            torch.stack(parts).sum(0)
-            for parts in zip(*(_products(*block[:2]) for block in blocks()), strict=True)
-        ]
-    cross, among, teacher_square = (one.requires_grad_() for one in sums)
+        for student, teacher, _ in blocks():
+            for whole, part in zip((cross, among, teacher_square), _products(student, teacher), strict=True):
+                whole += part
+    cross.requires_grad_()
+    among.requires_grad_()
     student_norm, teacher_norm = among.diagonal(dim1=1, dim2=2).sqrt(), teacher_square.sqrt()
     cosine = cross / (teacher_norm[:, :, None] * student_norm[:, None, :])
     alignment = cosine.softmax(-1)
