@@ -72,12 +72,14 @@ def with_gradients(record):
     return dataclasses.replace(record, **fields)
 
 
-def results(operator, student, teacher, is_reference, **options):
+def results(operator, student, teacher, is_reference, alignment=None, **options):
     """Values and gradients under weights that differ from head to head and sample to sample."""
     student = with_gradients(student)
     shape = student.n_batch, teacher.n_heads, student.n_heads
     generator = torch.Generator().manual_seed(5)
-    alignment = torch.randn(shape, generator=generator).softmax(-1).to(student.query.dtype).requires_grad_()
+    if alignment is None:
+        alignment = torch.randn(shape, generator=generator).softmax(-1)
+    alignment = alignment.to(student.query.dtype).requires_grad_()
     values = run(operator, student, teacher, alignment, is_reference, **options)
     weights = [torch.randn(value.shape, generator=generator).to(value.dtype) for value in values]
     total = sum((value * weight).sum() for value, weight in zip(values[:2], weights, strict=False))
@@ -171,7 +173,7 @@ def test_masks_of_one_model_and_biases_of_every_shape(operator):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_rows_that_may_attend_nothing_and_a_sample_with_no_row(operator):
-    """A head without a key in a row that counts, a row without one in any head, and a sample of padding only."""
+    """A head without a key in a row that counts, a row without one in any head of one model, a sample of padding."""
     student, teacher = records("none", "plain", n_batch=3)
     visible = torch.ones(3, 2, 5, 9, dtype=torch.bool)
     visible[0, 1, 2] = False
@@ -179,7 +181,9 @@ def test_rows_that_may_attend_nothing_and_a_sample_with_no_row(operator):
     keep = torch.ones(3, 5, dtype=torch.bool)
     keep[2] = False
     student = dataclasses.replace(student, mask=visible)
-    teacher = dataclasses.replace(teacher, query_keep=keep)
+    of_teacher = torch.ones(3, 1, 5, 9, dtype=torch.bool)
+    of_teacher[1, :, 3] = False
+    teacher = dataclasses.replace(teacher, query_keep=keep, mask=of_teacher)
     check(operator, student, teacher)
     found = results(operator, student, teacher, False)
     for value in found.values():
@@ -210,6 +214,19 @@ def test_a_mixture_without_mass_counts_as_the_floor():
     student, teacher = records(n_queries=2, n_keys=2, heads=(1, 1))
     student = dataclasses.replace(student, mask=torch.tensor([[[[True, False]]]]))
     check("kl", student, teacher)
+
+
+def test_nothing_flows_through_a_mixture_below_the_floor():
+    """A key that one head of the student hides, and of which another, of weight 1e-32, has half of its mass."""
+    student, teacher = records(n_queries=2, n_keys=2, heads=(2, 1), n_batch=1)
+    visible = torch.tensor([[True, False], [True, True]])[None, :, None, :].expand(1, 2, 2, 2)
+    student = dataclasses.replace(student, mask=visible)
+    check("kl", student, teacher, alignment=torch.tensor([[[1.0, 1e-32]]]))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_soft_cap_far_above_the_scores(operator):
+    check(operator, *records("none", "softcap", sharpness=0.5), most=1e-6)
 
 
 def as_eager_attention(record):

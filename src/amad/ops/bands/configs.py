@@ -23,8 +23,9 @@ class Config(NamedTuple):
 
 
 # The most padded width of a head, and the configuration up to there; likewise the most padded number of heads below.
-# None spills, but for 128 bytes where a soft cap, a bias and a mask come together. In 16 bits the first four use wgmma, with at most 48 KiB of shared memory at width 64, 72 at 128 and 96
-# at 256; kernels on all heads take at most 28 KiB for up to 32 heads and 128 for 64.
+# None spills, but for 128 bytes where a soft cap, a bias and a mask come together. In 16 bits the first four use wgmma
+# and at most 48 KiB of shared memory at width 64, 72 at 128 and 96 at 256; kernels on all heads use at most 28 KiB for
+# up to 32 heads and 128 for 64.
 _ONE_HEAD = {
     ("lse", True): ((128, Config(64, 64, 4, 2)), (256, Config(64, 64, 4, 2))),
     ("probability", True): ((128, Config(64, 128, 4, 1)), (256, Config(64, 64, 4, 1))),
