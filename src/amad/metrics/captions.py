@@ -66,8 +66,9 @@ def score_captions(
     highest recall over references, beta 1.2. BLEU takes the closest reference length.
 
     Captions become tokens by the scorers' own tokenizer, which runs in Java. Without Java ours takes its
-    place: it gave the same tokens for all but 1 of 106,119 English captions and questions of COCO, Flickr8k,
-    Multi30K and VQA v2. The signature says which.
+    place, and the signature says so. Measured on distinct English captions and questions of COCO, Flickr8k,
+    Multi30K and VQA v2: the same tokens for all 57,044 that it was made with and all 30,835 kept aside, so the
+    same scores. Rare marks in other text may still part differently.
 
     Args:
         references: Captions by image.
