@@ -67,8 +67,8 @@ def score_captions(
 
     Captions become tokens by the scorers' own tokenizer, which runs in Java. Without Java ours takes its
     place, and the signature says so. Measured on distinct English captions and questions of COCO, Flickr8k,
-    Multi30K and VQA v2: the same tokens for all 57,044 that it was made with and all 30,835 kept aside, so the
-    same scores. Rare marks in other text may still part differently.
+    Multi30K and VQA v2: the same tokens for all 57,044 that it was made with and for all but one of 30,835 kept
+    aside, which was mended since. Rare marks in other text may still part differently.
 
     Args:
         references: Captions by image.
