@@ -17,11 +17,12 @@ MEASURED = tuple(f"src/amad/{room}" for room in ("capture", "evaluation", "losse
 
 SHAPE = ("batch", "teacher_heads", "student_heads", "width", "queries", "keys")
 RATIOS = ("ours/sdpa", "naive/ours", "compile/ours", "naive/ours memory")
-KEY = ("commit", "machine", "device", "threads", "dtype", "op", *SHAPE)
+KEY = ("commit", "machine", "allocator", "device", "threads", "dtype", "op", *SHAPE)
 COLUMNS = (
     "date",
     "commit",
     "machine",
+    "allocator",
     "device",
     "torch",
     "threads",
@@ -75,6 +76,7 @@ def row_of(document: Mapping[str, Any], commit: str, date: str) -> dict[str, str
         "date": date,
         "commit": commit,
         "machine": machine_name(document["machine"]),
+        "allocator": document["machine"]["allocator"],
         "torch": document["versions"]["torch"],
         **document["case"],
         "clock": document["clock"],

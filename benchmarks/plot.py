@@ -19,7 +19,14 @@ from amad.errors import AmadError, DataError
 from amad.evaluation.bench_ops import CONTENDERS, OPS
 
 FIGURES = ROOT / "docs" / "figures"
-PLOTTED = {"device": "cpu", "threads": "1", "dtype": "float32", "batch": "1", "width": "64"}
+PLOTTED = {
+    "allocator": "default",
+    "device": "cpu",
+    "threads": "1",
+    "dtype": "float32",
+    "batch": "1",
+    "width": "64",
+}
 HEADS = "12"
 
 TITLES = {"ours": "amad", "naive": "maps", "compile": "maps, compiled", "sdpa": "attention itself"}

@@ -81,11 +81,9 @@ def measure(chosen: Iterable[OpsCase], path: Path, console: Console) -> int:
                 f"{', '.join(MEASURED)} differ from commit {commit[:-1]}, and a line of the ledger names "
                 "the code that it is about. Commit first, or try it with --ledger FILE."
             )
-        values = {
-            **vars(case),
-            "commit": commit,
-            "machine": machine_name(surroundings(case.device)["machine"]),
-        }
+        machine = surroundings(case.device)["machine"]
+        names = {"machine": machine_name(machine), "allocator": machine["allocator"]}
+        values = {**vars(case), **names, "commit": commit}
         if not commit.endswith("+") and tuple(str(values[name]) for name in KEY) in known(read(path)):
             console.print(f"{name_of(case)}: known", highlight=False)
             continue

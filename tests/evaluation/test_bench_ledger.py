@@ -37,7 +37,7 @@ def measured(case, seconds=1.0):
         "errors": {"value": 1e-7, "gradient": 2e-6},
         "missing": {"compile": "no C++ compiler"},
         "versions": {"torch": "2.0"},
-        "machine": {"cpu": "Abacus", "cpu_count": 2},
+        "machine": {"cpu": "Abacus", "cpu_count": 2, "allocator": "default"},
         "commit": None,
     }
 

@@ -120,6 +120,15 @@ def test_surroundings_say_what_a_number_depends_on():
     assert "gpu" not in found["machine"]
 
 
+def test_an_allocator_that_is_not_the_systems_is_named(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "LD_PRELOAD"]:
+        monkeypatch.delenv(name)
+    assert surroundings("cpu")["machine"]["allocator"] == "default"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("LD_PRELOAD", "/somewhere/libtcmalloc.so.4")
+    assert surroundings("cpu")["machine"]["allocator"] == "libtcmalloc.so.4 MALLOC_ARENA_MAX=1"
+
+
 @pytest.mark.parametrize(
     ("device", "threads", "match"), [("tpu", 1, "neither cpu nor cuda"), ("cpu", 0, "threads = 0")]
 )

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import platform
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -219,7 +220,12 @@ def surroundings(device: str) -> dict[str, Any]:
     """What a measurement depends on beside its shape: ``versions``, ``machine`` and ``commit``, None if unknown."""
     known = environment(device)
     versions = {name: known[name] for name in ("python", "amad", "torch", "transformers")}
-    machine = {"platform": known["platform"], "cpu": _cpu_name(), "cpu_count": known["cpu_count"]}
+    machine = {
+        "platform": known["platform"],
+        "cpu": _cpu_name(),
+        "cpu_count": known["cpu_count"],
+        "allocator": _allocator(),
+    }
     if device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
     return {"versions": versions, "machine": machine, "commit": known["commit"]}
@@ -279,6 +285,13 @@ def _status_bytes(field: str) -> int:
 def _field_bytes(path: Path, field: str) -> int:
     words = path.read_text().split()
     return 1024 * int(words[words.index(field) + 1])
+
+
+def _allocator() -> str:
+    """What replaces or tunes the system's allocator, or ``default``: whole maps can be three times faster with it."""
+    preloaded = [Path(name).name for name in re.split("[ :]", os.environ.get("LD_PRELOAD", "")) if name]
+    tuned = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")]
+    return " ".join(preloaded + tuned) or "default"
 
 
 def _cpu_name() -> str:
