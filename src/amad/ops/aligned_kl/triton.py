@@ -35,7 +35,14 @@ def aligned_kl(
     """
     student, teacher = prepared(student, teacher)
     return _AlignedKL.apply(  # type: ignore[no-untyped-call, no-any-return]
-        student.query, student.key, student.position_bias, student.sinks, alignment.float(), student, teacher
+        student.query,
+        student.key,
+        student.position_bias,
+        student.mask,
+        student.sinks,
+        alignment.float(),
+        student,
+        teacher,
     )
 
 
@@ -57,6 +64,7 @@ def row_aligned_kl(
         student.query,
         student.key,
         student.position_bias,
+        student.mask,
         student.sinks,
         student,
         teacher,
@@ -77,6 +85,7 @@ class _AlignedKL(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         position_bias: Tensor | None,
+        mask: Tensor | None,
         sinks: Tensor | None,
         alignment: Tensor,
         student: AttentionRecord,
@@ -85,7 +94,7 @@ class _AlignedKL(torch.autograd.Function):
         with on_device(query):
             pair = Pair.of(student, teacher, whole=True)
             total = alignment.new_zeros(alignment.shape[:2])
-            slopes = torch.zeros_like(alignment) if ctx.needs_input_grad[4] else None
+            slopes = torch.zeros_like(alignment) if ctx.needs_input_grad[5] else None
             workspace = pair.workspace()
             for band in pair.filled(workspace):
                 values, parts = divergence_of_band(
@@ -95,7 +104,7 @@ class _AlignedKL(torch.autograd.Function):
                 if slopes is not None:
                     slopes[band.samples] += parts
         n_rows = pair.keep.sum(1, keepdim=True).clamp(min=1)
-        ctx.save_for_backward(query, key, position_bias, sinks, alignment, slopes, n_rows)
+        ctx.save_for_backward(query, key, position_bias, mask, sinks, alignment, slopes, n_rows)
         ctx.pair = pair
         return total / n_rows
 
@@ -105,8 +114,8 @@ class _AlignedKL(torch.autograd.Function):
         *_, sinks, alignment, slopes, n_rows = ctx.saved_tensors
         per_row = gradient / n_rows
         pull = per_row[..., None] * alignment
-        to_student: tuple[Tensor | None, ...] = (None,) * 4
-        if any(ctx.needs_input_grad[:4]):
+        to_student: tuple[Tensor | None, ...] = (None,) * 5
+        if any(ctx.needs_input_grad[:5]):
 
             def coefficients(band: Band, workspace: Workspace) -> Coefficients:
                 samples = band.samples
@@ -118,9 +127,9 @@ class _AlignedKL(torch.autograd.Function):
                 )
 
             with on_device(gradient):
-                to_student = student_gradients(ctx.pair, ctx.needs_input_grad[:4], coefficients)
+                to_student = student_gradients(ctx.pair, ctx.needs_input_grad[:5], coefficients)
         to_alignment = None if slopes is None else -per_row[..., None] * slopes
-        return *to_student[:3], _zeros(sinks), to_alignment, None, None
+        return *to_student[:4], _zeros(sinks), to_alignment, None, None
 
 
 class _RowAlignedKL(torch.autograd.Function):
@@ -132,6 +141,7 @@ class _RowAlignedKL(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         position_bias: Tensor | None,
+        mask: Tensor | None,
         sinks: Tensor | None,
         student: AttentionRecord,
         teacher: AttentionRecord,
@@ -147,7 +157,7 @@ class _RowAlignedKL(torch.autograd.Function):
                 values, _ = divergence_of_band(pair, workspace, band, weights, _floor(pair), False)
                 total[band.samples] += values.sum(1)
         n_rows = pair.keep.sum(1, keepdim=True).clamp(min=1)
-        ctx.save_for_backward(query, key, position_bias, sinks, n_rows)
+        ctx.save_for_backward(query, key, position_bias, mask, sinks, n_rows)
         ctx.pair, ctx.temperature, ctx.detach_alignment = pair, temperature, detach_alignment
         return total / n_rows
 
@@ -163,8 +173,8 @@ class _RowAlignedKL(torch.autograd.Function):
             )
 
         with on_device(gradient):
-            to_student = student_gradients(ctx.pair, ctx.needs_input_grad[:4], coefficients)
-        return *to_student[:3], _zeros(sinks), None, None, None, None
+            to_student = student_gradients(ctx.pair, ctx.needs_input_grad[:5], coefficients)
+        return *to_student[:4], _zeros(sinks), None, None, None, None
 
 
 def _row_coefficients(

@@ -18,14 +18,14 @@ def attention_gram(student: AttentionRecord, teacher: AttentionRecord) -> Attent
     """As :func:`amad.ops.attention_gram.attention_gram`, for records that :func:`amad.ops.bands.unsupported` passes.
 
     In float32. Where both models compute in 16 bits, maps are rounded to float16 times 2^15, the same ones for all
-    three products. Gradients flow to the student's sinks, too.
+    three products. Gradients flow to the student's sinks, too, and are the same from run to run.
 
     Raises:
         ShapeError: if the batches differ.
     """
     student, teacher = prepared(student, teacher)
     found = _Gram.apply(  # type: ignore[no-untyped-call]
-        student.query, student.key, student.position_bias, student.sinks, student, teacher
+        student.query, student.key, student.position_bias, student.mask, student.sinks, student, teacher
     )
     return AttentionGram(*found)
 
@@ -39,6 +39,7 @@ class _Gram(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         position_bias: Tensor | None,
+        mask: Tensor | None,
         sinks: Tensor | None,
         student: AttentionRecord,
         teacher: AttentionRecord,
@@ -57,7 +58,7 @@ class _Gram(torch.autograd.Function):
                 for total, part in zip(totals, gram_of_band(pair, workspace, band), strict=True):
                     total[band.samples] += part
         # For their versions: the pair holds the same memory.
-        ctx.save_for_backward(query, key, position_bias, sinks)
+        ctx.save_for_backward(query, key, position_bias, mask, sinks)
         ctx.pair = pair
         ctx.mark_non_differentiable(totals[2])
         return totals
@@ -79,4 +80,4 @@ class _Gram(torch.autograd.Function):
             return Coefficients(bound[band.samples], cross=to_cross[band.samples], own=own[band.samples])
 
         with on_device(to_cross):
-            return *student_gradients(ctx.pair, ctx.needs_input_grad[:4], coefficients), None, None
+            return *student_gradients(ctx.pair, ctx.needs_input_grad[:5], coefficients), None, None

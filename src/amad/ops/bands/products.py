@@ -49,6 +49,7 @@ class StudentGradients(NamedTuple):
     query: Tensor | None
     key: Tensor | None
     position_bias: Tensor | None
+    mask: Tensor | None
     sinks: Tensor | None
 
 
@@ -115,10 +116,10 @@ def divergence_of_band(
 
 def student_gradients(
     pair: Pair,
-    wanted: tuple[bool, bool, bool, bool],
+    wanted: tuple[bool, ...],
     coefficients: Callable[[Band, Workspace], Coefficients],
 ) -> StudentGradients:
-    """Gradients of query, key, position bias and sinks, as far as wanted, band by band.
+    """Gradients of query, key, position bias, float mask and sinks, as far as wanted, band by band.
 
     ``coefficients`` is called while the maps of the band are in the workspace.
     """
@@ -126,8 +127,11 @@ def student_gradients(
     new = pair.student_lse.new_zeros
     to_query = torch.empty_like(student.query, memory_format=torch.contiguous_format) if wanted[0] else None
     to_key = new(student.key.shape) if wanted[1] else None
-    to_bias = new(student.position_bias.shape) if wanted[2] and student.position_bias is not None else None
-    to_sinks = new(student.sinks.shape) if wanted[3] and student.sinks is not None else None
+    added = [
+        new(tensor.shape) if tensor is not None and want else None
+        for tensor, want in zip((student.position_bias, student.mask), wanted[2:4], strict=True)
+    ]
+    to_sinks = new(student.sinks.shape) if wanted[4] and student.sinks is not None else None
     workspace = pair.workspace(with_gradients=True)
     assert workspace.to_logits is not None
     group = student.n_heads // student.n_kv_heads
@@ -145,8 +149,9 @@ def student_gradients(
                 student.sinks.float()[:, None] * _LOG2_E - pair.student_lse[band.samples, :, band.rows]
             )
             to_sinks -= (taken * row_slopes).sum((0, 2))
-        if to_bias is not None:
-            _add_bias_gradient(to_bias, workspace.to_logits, per_head, band)
+        for total in added:
+            if total is not None:
+                _add_to_added(total, workspace.to_logits, per_head, band)
         if workspace.cap_slopes is not None:
             n_numbers = band.n_samples * student.n_heads * band.size
             workspace.to_logits[:n_numbers].mul_(workspace.cap_slopes[:n_numbers])
@@ -154,7 +159,8 @@ def student_gradients(
     return StudentGradients(
         query=to_query,
         key=None if to_key is None else to_key.to(student.key.dtype),
-        position_bias=_like(to_bias, student.position_bias),
+        position_bias=_like(added[0], student.position_bias),
+        mask=_like(added[1], student.mask),
         sinks=_like(to_sinks, student.sinks),
     )
 
@@ -199,10 +205,10 @@ def _logit_gradient(
     return row_slopes.transpose(1, 2) * bound[..., None]
 
 
-def _add_bias_gradient(
+def _add_to_added(
     total: Float[Tensor, "..."], to_logits: Tensor, bound: Float[Tensor, "sample student"], band: Band
 ) -> None:
-    """Add the gradient of the scores of a band, summed over the axes along which the bias is broadcast."""
+    """Add the gradient of the scores of a band, summed over the axes along which what was added is broadcast."""
     shape = (band.n_samples, bound.shape[1], band.n_rows, band.pitch)
     n_keys = min(band.pitch, total.shape[3])
     part = to_logits[: band.n_samples * bound.shape[1] * band.size].view(shape)[..., :n_keys]
