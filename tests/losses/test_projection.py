@@ -8,9 +8,10 @@ import torch
 
 from amad.axes import SitePair
 from amad.errors import RecipeError, ShapeError
+from amad.losses import projection as projection_module
 from amad.losses.amad import AttentionAlignment
 from amad.losses.objective import Captured, Targets
-from amad.losses.projection import Projection
+from amad.losses.projection import Projection, over_projected_blocks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
 import plain
@@ -95,7 +96,23 @@ def test_keys_that_may_not_be_attended_stay_zero():
     term = AttentionAlignment([PAIR], variant="projected", projection_shapes={PAIR: (5, 5)})
     (projection,) = term.projections.values()
     torch.nn.init.ones_(projection.bias)
-    projected = term._project(PAIR, student, teacher).student
+    (projected,) = over_projected_blocks(student, teacher, projection, lambda block: block.student)
     assert (projected[1, ..., -1] == 0).all()
     assert (projected[0, :, 2:] == 0).all()
     assert (projected[0, :, :2] > 0).all()
+
+
+def test_the_factored_form_in_blocks_of_rows_is_that_in_one(monkeypatch):
+    student = plain.make_record(2, 7, 5, "float", seed=1, grad=True)
+    teacher = plain.make_record(3, 7, 5, "keep", seed=2)
+    term = AttentionAlignment(
+        [PAIR], variant="projected", projection="factored", projection_shapes={PAIR: (7, 5)}
+    )
+    term.double()
+    found = []
+    for n_rows in (64, 2):
+        monkeypatch.setattr(projection_module, "PROJECTED_ROWS", n_rows)
+        loss = term.pair_loss(PAIR, student, teacher)
+        inputs = [student.query, student.key, *term.parameters()]
+        found.append([loss, *torch.autograd.grad(loss.sum(), inputs)])
+    torch.testing.assert_close(*found)

@@ -151,20 +151,21 @@ class AttentionRecord:
         if self.mask is not None:
             mask = (self.mask[:, :, rows] if self.mask.shape[2] > 1 else self.mask)[..., keys]
             visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        device = self.query.device
-        query = torch.arange(self.n_queries, device=device)[rows, None]
-        key = torch.arange(self.n_keys, device=device)[None, keys]
-        if self.causal_offset is not None:
-            visible = _both(visible, (key <= query + self.causal_offset)[None, None])
-        if self.window is not None:
-            distance = (key - query - (self.n_keys - self.n_queries)).abs()
-            visible = _both(visible, (distance < self.window)[None, None])
+        if self.causal_offset is not None or self.window is not None:
+            device = self.query.device
+            query = torch.arange(self.n_queries, device=device)[rows, None]
+            key = torch.arange(self.n_keys, device=device)[None, keys]
+            if self.causal_offset is not None:
+                visible = _both(visible, (key <= query + self.causal_offset)[None, None])
+            if self.window is not None:
+                distance = (key - query - (self.n_keys - self.n_queries)).abs()
+                visible = _both(visible, (distance < self.window)[None, None])
         if self.segments is not None:
             query_segment, key_segment = self.segments
             same = query_segment[:, rows, None] == key_segment[:, None, keys]
             visible = _both(visible, same[:, None])
         if visible is not None and visible.shape[2] == 1:
-            visible = visible.expand(-1, -1, query.shape[0], -1)
+            visible = visible.expand(-1, -1, len(range(*rows.indices(self.n_queries))), -1)
         return visible
 
     def logits(

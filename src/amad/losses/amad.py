@@ -12,15 +12,13 @@ from amad.capture.record import AttentionRecord
 from amad.errors import CaptureError, RecipeError
 from amad.losses.figures import AlignmentFigures, alignment_figures
 from amad.losses.objective import Captured, Targets, Term, TermValue
-from amad.losses.projection import Form, Projection, projected_block
+from amad.losses.projection import Form, Projection, over_projected_blocks
 from amad.ops.aligned_kl import row_aligned_kl
-from amad.ops.aligned_kl.reference import kl_of_maps
+from amad.ops.aligned_kl.reference import kl_sums, mean_over_rows
 from amad.ops.alignment import alignment_weights, check_temperature, cosines
 from amad.ops.attention_gram import AttentionGram, attention_gram, attention_row_grams
-from amad.ops.attention_gram.reference import gram_of_maps
+from amad.ops.attention_gram.reference import gram_of_block, sum_of_grams
 from amad.ops.fused import Operators, fused_loss
-from amad.ops.maps import MapBlock, whole_map
-from amad.ops.resampling import match_tokens
 
 Variant = Literal["mse", "kl", "projected", "token"]
 
@@ -136,8 +134,7 @@ class AttentionAlignment(Term):
             if self.variant == "token":
                 return row_aligned_kl(student, teacher, self.temperature, self.detach_alignment).sum(-1)
             if self.variant == "projected":
-                block = self._project(pair, student, teacher)
-                return kl_of_maps([block], self._align(gram_of_maps([block]))).sum(-1)
+                return self._projected_loss(pair, student, teacher)
             return fused_loss(student, teacher, self._mixture_loss)
 
     def _mixture_loss(self, operators: Operators) -> Float[Tensor, " batch"]:
@@ -146,6 +143,20 @@ class AttentionAlignment(Term):
         if self.variant == "mse":
             return mixture_distance(gram, alignment).sum(-1)
         return operators.kl(alignment).sum(-1)
+
+    def _projected_loss(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
+    ) -> Float[Tensor, " batch"]:
+        alignment = self._align(self._projected_gram(pair, student, teacher))
+        sums = over_projected_blocks(
+            student, teacher, self._projection(pair), lambda block: kl_sums(block, alignment)
+        )
+        return mean_over_rows(sums).sum(-1)
+
+    def _projected_gram(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
+    ) -> AttentionGram:
+        return sum_of_grams(over_projected_blocks(student, teacher, self._projection(pair), gram_of_block))
 
     @torch.no_grad()
     def diagnose(self, student: Captured, teacher: Captured) -> dict[SitePair, AlignmentFigures]:
@@ -161,7 +172,7 @@ class AttentionAlignment(Term):
                     alignment, counted = self._align(rows), rows.teacher_norm.sum(-1) > 0
                 else:
                     projected = self.variant == "projected" and pair.weight > 0
-                    own = gram_of_maps([self._project(pair, *records)]) if projected else gram
+                    own = self._projected_gram(pair, *records) if projected else gram
                     alignment, counted = self._align(own), gram.teacher_norm.sum(-1) > 0
                 figures[pair] = alignment_figures(*records, gram, alignment, counted)
         return figures
@@ -178,15 +189,13 @@ class AttentionAlignment(Term):
             teacher_records, pair.teacher, "teacher"
         )
 
-    def _project(self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord) -> MapBlock:
+    def _projection(self, pair: SitePair) -> Projection:
         if _name(pair) not in self.projections:
             raise RecipeError(
                 f"the projection of {pair.student} was not made. Give projection_shapes, or call prepare() with the "
                 "records of one batch before the optimizer is made."
             )
-        projection = cast(Projection, self.projections[_name(pair)])
-        on_student, _ = match_tokens(student, teacher)
-        return projected_block(whole_map(student, teacher), on_student, projection)
+        return cast(Projection, self.projections[_name(pair)])
 
     def _add_projection(self, pair: SitePair, n_queries: int, n_keys: int) -> None:
         if pair not in self.pairs:

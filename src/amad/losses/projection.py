@@ -1,14 +1,17 @@
 """The trained map of student maps of the ``projected`` variant."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from amad.capture.record import AttentionRecord
 from amad.errors import RecipeError, ShapeError
-from amad.ops.maps import MapBlock
+from amad.ops.maps import MapBlock, map_block
+from amad.ops.resampling import common_dtype, match_tokens
 
 Form = Literal["full", "factored"]
 
@@ -59,20 +62,50 @@ class Projection(nn.Module):
         Raises:
             ShapeError: if the maps are of another size than W was made for.
         """
-        if tuple(maps.shape[2:]) != self.shape:
+        factored = self.form == "factored"
+        if tuple(maps.shape[2:]) != self.shape and not (factored and maps.shape[3] == self.shape[1]):
             raise ShapeError(
                 f"maps are {maps.shape[2]} x {maps.shape[3]}, but their projection was made for "
                 f"{self.shape[0]} x {self.shape[1]}. Pad texts to a fixed length, or use another variant."
             )
-        rows = maps if self.form == "factored" else maps.flatten(2)
+        rows = maps if factored else maps.flatten(2)
         projected = nn.functional.linear(rows, self.weight.to(maps.dtype), self.bias.to(maps.dtype)).relu()
         return projected.view(maps.shape) * counts
 
 
-def projected_block(block: MapBlock, student: AttentionRecord, projection: Projection) -> MapBlock:
-    """The block with the student's maps projected; ``student`` is the record that the block was made from."""
-    counts = block.keep[:, None, :, None]
-    visible = student.visible()
-    if visible is not None:
-        counts = counts & visible
-    return block._replace(student=projection(block.student, counts), student_is_whole=False)
+PROJECTED_ROWS = 64
+"""So many rows of the maps are projected at a time in the ``factored`` form."""
+
+Result = TypeVar("Result")
+
+
+def over_projected_blocks(
+    student: AttentionRecord,
+    teacher: AttentionRecord,
+    projection: Projection,
+    measure: Callable[[MapBlock], Result],
+) -> list[Result]:
+    """What ``measure`` says of blocks of rows of the two maps, with the student's projected.
+
+    The ``full`` form mixes all rows, so its one block is the whole map; its weight is the square of that. The
+    ``factored`` form takes a few rows at a time, and makes them again for the backward pass rather than keep them.
+    """
+    on_student, on_teacher = match_tokens(student, teacher)
+    dtype = common_dtype(student, teacher)
+
+    def measure_rows(rows: slice) -> Result:
+        block = map_block(on_student, on_teacher, rows, dtype)
+        counts = block.keep[:, None, :, None]
+        visible = on_student.visible(rows)
+        if visible is not None:
+            counts = counts & visible
+        return measure(block._replace(student=projection(block.student, counts), student_is_whole=False))
+
+    if projection.form == "full":
+        return [measure_rows(slice(0, on_student.n_queries))]
+    if not torch.is_grad_enabled():
+        return [measure_rows(rows) for rows in on_student.row_slices(PROJECTED_ROWS)]
+    return [
+        checkpoint(measure_rows, rows, use_reentrant=False, preserve_rng_state=False)
+        for rows in on_student.row_slices(PROJECTED_ROWS)
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from amad.capture.record import AttentionRecord
 from amad.errors import RecipeError
@@ -19,7 +19,7 @@ _said: set[str] = set()
 
 
 @contextmanager
-def operator_backend(name: Backend) -> Iterator[None]:
+def operator_backend(name: str) -> Iterator[None]:
     """Within it, the operators take this form wherever they run; as ``torch.nn.attention.sdpa_kernel`` for attention.
 
     - ``reference``: whole maps with plain autograd; the definition, and slow.
@@ -34,7 +34,7 @@ def operator_backend(name: Backend) -> Iterator[None]:
     """
     if name not in get_args(Backend):
         raise RecipeError(f"operator backend {name!r} is none of {', '.join(get_args(Backend))}.")
-    token = _forced.set(name)
+    token = _forced.set(cast(Backend, name))
     try:
         yield
     finally:

@@ -90,7 +90,7 @@ class _Deferred:
     def finish(self, gradients: Gradients) -> None:
         """The sweeps for the gradients that were noted."""
         for sweep in {id(sweep): sweep for sweep, _ in self.noted}.values():
-            gradient_sweep(sweep, [part for of, part in self.noted if of is sweep], gradients)
+            gradient_sweep(sweep, [part for of, part in reversed(self.noted) if of is sweep], gradients)
 
 
 class _Products(torch.autograd.Function):

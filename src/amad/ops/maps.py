@@ -61,16 +61,17 @@ def map_blocks(student: AttentionRecord, teacher: AttentionRecord) -> Iterator[M
     per_row = student.n_batch * (student.n_heads + teacher.n_heads) * student.n_keys
     n_rows = max(min(BLOCK_NUMBERS // max(per_row, 1), student.n_queries), 1)
     for rows in on_student.row_slices(n_rows):
-        yield _block(on_student, on_teacher, rows, dtype)
+        yield map_block(on_student, on_teacher, rows, dtype)
 
 
 def whole_map(student: AttentionRecord, teacher: AttentionRecord) -> MapBlock:
     """All rows as one block, however large; see :func:`map_blocks`."""
     on_student, on_teacher = match_tokens(student, teacher)
-    return _block(on_student, on_teacher, slice(0, on_student.n_queries), common_dtype(student, teacher))
+    return map_block(on_student, on_teacher, slice(0, on_student.n_queries), common_dtype(student, teacher))
 
 
-def _block(student: AttentionRecord, teacher: TeacherMap, rows: slice, dtype: torch.dtype) -> MapBlock:
+def map_block(student: AttentionRecord, teacher: TeacherMap, rows: slice, dtype: torch.dtype) -> MapBlock:
+    """These rows of two maps that are on the same tokens."""
     keep = student.keep(rows) & teacher.keep(rows)
     with torch.no_grad():
         teacher_rows = teacher.rows(rows, dtype)

@@ -38,22 +38,26 @@ class Gradients:
     """Sums of the gradients to the tensors of a record that want one, in the dtype of the computation."""
 
     def __init__(self, pair: Pair, dtype: torch.dtype) -> None:
-        self._dtypes = [getattr(pair.student, name).dtype for name in pair.names]
-        self.sums = {name: torch.zeros_like(getattr(pair.student, name), dtype=dtype) for name in pair.names}
+        tensors = {name: getattr(pair.student, name) for name in pair.names}
+        self._dtypes = [tensor.dtype for tensor in tensors.values()]
+        self.sums = {name: tensor.new_zeros(tensor.shape, dtype=dtype) for name, tensor in tensors.items()}
+        if "key" in self.sums:
+            # Transposed, as the product with a wide result is faster than that with a tall one.
+            self.sums["key"] = self.sums["key"].view(self.sums["key"].mT.shape)
 
     def results(self, weight: Tensor | float = 1.0) -> list[Tensor]:
         """The gradients times a weight, in the order and the dtypes of the tensors."""
         # Times the weight first: it may hold the loss scale that keeps float16 gradients from vanishing.
-        return [
-            (total * weight).to(dtype) for total, dtype in zip(self.sums.values(), self._dtypes, strict=True)
-        ]
+        found = zip(self.sums.items(), self._dtypes, strict=True)
+        return [((total.mT if name == "key" else total) * weight).to(dtype) for (name, total), dtype in found]
 
     def of_sample(self, name: str, sample: int) -> Tensor | None:
         """The part of one sample, or what all samples share; None if nobody wants it."""
         total = self.sums.get(name)
         if total is None or name == "sinks":
             return total
-        return total[sample if total.shape[0] > 1 else 0]
+        part: Tensor = total[sample if total.shape[0] > 1 else 0]
+        return part
 
 
 class Rows:
@@ -168,7 +172,7 @@ class Rows:
             found = torch.bmm(grouped, self.key[:, keys])
             query[:, rows].add_(found.view_as(query[:, rows]), alpha=record.scale)
         if key is not None:
-            key[:, keys].baddbmm_(grouped.transpose(1, 2), self._scaled_query(rows))
+            key[..., keys].baddbmm_(self._scaled_query(rows).transpose(1, 2), grouped)
 
     def _capped_scores(self, rows: slice, keys: slice, out: Tensor) -> None:
         """Scaled dot products, or their hyperbolic tangent before the soft cap where there is one."""

@@ -180,11 +180,6 @@ def gradient_sweep(sweep: Sweep, contributions: Sequence[Contribution], gradient
         rows.back(tile.rows, tile.keys, tile.student, numbers)
 
 
-KEEP_BLOCK_NUMBERS = 1 << 22
-"""Which rows count is found for so many numbers of a map at once."""
-
-
 def pair_keep(student: AttentionRecord, teacher: TeacherMap) -> Bool[Tensor, "batch query"]:
     """True for rows that count in both models."""
-    n_rows = max(KEEP_BLOCK_NUMBERS // max(student.n_batch * student.n_keys, 1), 1)
-    return torch.cat([student.keep(rows) & teacher.keep(rows) for rows in student.row_slices(n_rows)], 1)
+    return torch.cat([student.keep(rows) & teacher.keep(rows) for rows in student.row_slices(MOST_ROWS)], 1)

@@ -21,23 +21,16 @@ def aligned_kl(
     student: AttentionRecord, teacher: AttentionRecord, alignment: Float[Tensor, "batch teacher student"]
 ) -> Float[Tensor, "batch teacher"]:
     """See :func:`amad.ops.aligned_kl.aligned_kl`."""
-    return kl_of_maps(map_blocks(student, teacher), alignment)
+    return mean_over_rows(kl_sums(block, alignment) for block in map_blocks(student, teacher))
 
 
 def row_aligned_kl(
     student: AttentionRecord, teacher: AttentionRecord, temperature: float, detach_alignment: bool
 ) -> Float[Tensor, "batch teacher"]:
     """See :func:`amad.ops.aligned_kl.row_aligned_kl`."""
-    return _mean_over_rows(
+    return mean_over_rows(
         _row_aligned(block, temperature, detach_alignment) for block in map_blocks(student, teacher)
     )
-
-
-def kl_of_maps(
-    blocks: Iterable[MapBlock], alignment: Float[Tensor, "batch teacher student"]
-) -> Float[Tensor, "batch teacher"]:
-    """:func:`aligned_kl` of maps that are there, in blocks of query rows."""
-    return _mean_over_rows(_aligned(block, alignment) for block in blocks)
 
 
 def mixture_kl(
@@ -57,7 +50,8 @@ def _log(mass: Tensor) -> Tensor:
     return mass.clamp(min=MASS_FLOOR).log()
 
 
-def _aligned(block: MapBlock, alignment: Tensor) -> tuple[Tensor, Tensor]:
+def kl_sums(block: MapBlock, alignment: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over the rows of a block (batch, teacher), and how many count (batch, 1)."""
     rows = _whole_rows(block)
     student, teacher = rows.student.flatten(2), rows.teacher.flatten(2)
     return mixture_kl(student, teacher, alignment.to(student.dtype)), block.keep.sum(1, keepdim=True)
@@ -77,7 +71,7 @@ def _whole_rows(block: MapBlock) -> MapBlock:
     return MapBlock(student, teacher, block.keep, True, True)
 
 
-def _mean_over_rows(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """From sums (batch, teacher) and numbers of rows (batch, 1) of every block to the mean."""
+def mean_over_rows(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The mean, from the sums and numbers of rows of every block."""
     total, n_rows = reduce(lambda one, two: (one[0] + two[0], one[1] + two[1]), parts)
     return total / n_rows.clamp(min=1)

@@ -32,7 +32,7 @@ class AttentionGram(NamedTuple):
 
 def attention_gram(student: AttentionRecord, teacher: AttentionRecord) -> AttentionGram:
     """See :func:`amad.ops.attention_gram.attention_gram`."""
-    return gram_of_maps(map_blocks(student, teacher))
+    return sum_of_grams(gram_of_block(block) for block in map_blocks(student, teacher))
 
 
 def attention_row_grams(student: AttentionRecord, teacher: AttentionRecord) -> AttentionGram:
@@ -40,12 +40,9 @@ def attention_row_grams(student: AttentionRecord, teacher: AttentionRecord) -> A
     return row_grams_of_maps(whole_map(student, teacher))
 
 
-def gram_of_maps(blocks: Iterable[MapBlock]) -> AttentionGram:
-    """Inner products (batch, ...), summed over blocks of rows, and within them over short pieces.
-
-    One float32 dot product over a whole map of N^2 numbers would be off by 1e-3 at N = 2,048.
-    """
-    return reduce(AttentionGram.__add__, (_gram_of_block(block) for block in blocks))
+def sum_of_grams(grams: Iterable[AttentionGram]) -> AttentionGram:
+    """Inner products over the rows of all blocks."""
+    return reduce(AttentionGram.__add__, grams)
 
 
 def row_grams_of_maps(block: MapBlock) -> AttentionGram:
@@ -59,7 +56,11 @@ def row_grams_of_maps(block: MapBlock) -> AttentionGram:
     )
 
 
-def _gram_of_block(block: MapBlock) -> AttentionGram:
+def gram_of_block(block: MapBlock) -> AttentionGram:
+    """Inner products (batch, ...) over the rows of a block, summed over short pieces.
+
+    One float32 dot product over a whole map of N^2 numbers would be off by 1e-3 at N = 2,048.
+    """
     n_batch, n_students = block.student.shape[:2]
     cross = block.student.new_zeros(n_batch, block.teacher.shape[1], n_students)
     own = block.student.new_zeros(n_batch, n_students, n_students)

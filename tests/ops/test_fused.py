@@ -1,0 +1,132 @@
+"""Losses made of the operators, with their gradients made at once."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amad.ops import fused, sweep
+from amad.ops.alignment import alignment_weights
+from amad.ops.backends import operator_backend
+from amad.ops.fused import fused_loss
+from amad.ops.rows import TRAINED
+
+sys.path.insert(0, str(Path(__file__).parent))
+import plain
+
+WEIGHTS = torch.tensor([[0.5, 1.0, -2.0]], dtype=torch.float64)
+
+
+def both(operators):
+    """Something that needs each operator, more than once, and differs from head to head."""
+    gram = operators.gram()
+    alignment = alignment_weights(gram, 0.5)
+    fixed = torch.full_like(alignment, 0.5)
+    return (operators.kl(alignment) * WEIGHTS + operators.kl(fixed)).sum(-1) + gram.student.square().sum(
+        (1, 2)
+    )
+
+
+def products(operators):
+    return operators.gram().cross.sum((1, 2))
+
+
+def divergence(operators):
+    fixed = torch.eye(3, 2, dtype=torch.float64).softmax(-1).expand(2, -1, -1)
+    return operators.kl(fixed).sum(-1)
+
+
+def results(loss, student, teacher, weights):
+    tensors = [tensor for name in TRAINED if (tensor := getattr(student, name)) is not None]
+    tensors = [tensor for tensor in tensors if tensor.requires_grad]
+    values = fused_loss(student, teacher, loss)
+    return [values, *torch.autograd.grad((values * weights).sum(), tensors)]
+
+
+def a_pair(mask, extra, seed=0, dtype=torch.float64):
+    student = plain.make_record(2, mask=mask, extra=extra, seed=seed, grad=True, dtype=dtype)
+    if student.sinks is not None:
+        student.sinks.requires_grad_()
+    return student, plain.make_record(3, mask=mask, extra=extra, seed=seed + 1, dtype=dtype)
+
+
+@given(
+    loss=st.sampled_from([both, products, divergence]),
+    mask=st.sampled_from(plain.MASKS),
+    extra=st.sampled_from(plain.EXTRAS),
+    kept_tiles=st.sampled_from([0, 1, 100]),
+    weights=st.sampled_from([(1.0, 1.0), (2.0, -0.5)]),
+)
+def test_values_and_gradients_are_those_of_the_definition(loss, mask, extra, kept_tiles, weights):
+    student, teacher = a_pair(mask, extra)
+    weights = torch.tensor(weights, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch, operator_backend("chunked"):
+        patch.setattr(sweep, "MOST_ROWS", 2)
+        patch.setattr(sweep, "LEAST_ROWS", 1)
+        patch.setattr(fused, "KEEP_BYTES", kept_tiles * 5 * 2 * 5 * 8)
+        found = results(loss, student, teacher, weights)
+    with operator_backend("reference"):
+        expected = results(loss, student, teacher, weights)
+    torch.testing.assert_close(found, expected)
+
+
+def test_every_run_gives_the_same_bits():
+    student, teacher = a_pair("float", "bias", dtype=torch.float32)
+    first = results(both, student, teacher, torch.ones(2))
+    for _ in range(3):
+        again = results(both, student, teacher, torch.ones(2))
+        assert all(one.equal(other) for one, other in zip(first, again, strict=True))
+
+
+def test_a_second_backward_pass_gives_the_same_gradient():
+    student, teacher = a_pair("none", "plain")
+    loss = fused_loss(student, teacher, both).sum()
+    first, second = (torch.autograd.grad(loss, student.query, retain_graph=True)[0] for _ in range(2))
+    assert first.equal(second)
+
+
+def test_queries_that_changed_before_the_backward_pass_are_refused():
+    student, teacher = a_pair("none", "plain")
+    changed = student.query * 1.0
+    loss = fused_loss(dataclasses.replace(student, query=changed), teacher, both).sum()
+    changed += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_without_gradients_there_is_the_value_alone():
+    student, teacher = a_pair("keep", "plain")
+    with_gradients = fused_loss(student, teacher, both)
+    with torch.no_grad():
+        without = fused_loss(student, teacher, both)
+    assert not without.requires_grad
+    assert without.equal(with_gradients.detach())
+    assert not fused_loss(student.detach(), teacher, both).requires_grad
+
+
+def test_the_loss_scale_reaches_half_precision_before_it_is_rounded():
+    """A gradient of 1e-9 is zero in float16; times a loss scale of 65,536 it is not."""
+    student, teacher = a_pair("none", "plain", dtype=torch.float16)
+
+    def tiny(operators):
+        return products(operators) * 1e-9
+
+    gradients = {}
+    for scale in (1.0, 65536.0):
+        loss = (fused_loss(student, teacher, tiny) * scale).sum()
+        gradients[scale] = torch.autograd.grad(loss, student.query)[0]
+    assert (gradients[1.0] == 0).all()
+    assert gradients[65536.0].dtype == torch.float16
+    assert (gradients[65536.0] != 0).any()
+
+
+def test_a_gradient_to_something_else_is_not_left_behind():
+    student, teacher = a_pair("none", "plain")
+    weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    fused_loss(student, teacher, lambda operators: products(operators) * weight).sum().backward()
+    assert weight.grad is None
+    assert student.query.grad is not None
