@@ -1,6 +1,7 @@
 """A loss made of the operators, and its gradient, in as few sweeps over the maps as possible."""
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,11 +15,15 @@ from amad.ops.aligned_kl.chunked import Divergence, KLGradient, kl_sweep
 from amad.ops.attention_gram import AttentionGram, attention_gram
 from amad.ops.attention_gram.chunked import GramGradient, gram_sweep
 from amad.ops.backends import choose_backend
+from amad.ops.resampling import common_dtype
 from amad.ops.rows import Gradients, Pair, detach_pair
 from amad.ops.sweep import Contribution, Sweep, gradient_sweep
 
-KEEP_BYTES = 16 << 20
-"""So much of the maps of one pair of sites is kept from one sweep to the next rather than made again."""
+KEEP_BYTES = 32 << 20
+"""Maps of one sample that take no more, teacher and student together, are kept from one sweep to the next.
+
+As many samples are taken at a time as this has room for. Larger maps are made again in every sweep.
+"""
 
 
 @runtime_checkable
@@ -28,8 +33,8 @@ class Operators(Protocol):
     def gram(self) -> AttentionGram:
         """See :func:`amad.ops.attention_gram.attention_gram`."""
 
-    def kl(self, alignment: Float[Tensor, "batch teacher student"]) -> Float[Tensor, "batch teacher"]:
-        """See :func:`amad.ops.aligned_kl.aligned_kl`."""
+    def kl(self, alignment: Float[Tensor, "#batch teacher student"]) -> Float[Tensor, "batch teacher"]:
+        """See :func:`amad.ops.aligned_kl.aligned_kl`; one alignment may be given for all samples."""
 
 
 Loss = Callable[[Operators], Tensor]
@@ -57,17 +62,17 @@ class _Plain:
         return attention_gram(*self.records)
 
     def kl(self, alignment: Tensor) -> Tensor:
-        return aligned_kl(*self.records, alignment)
+        return aligned_kl(*self.records, alignment.expand(self.records[0].n_batch, -1, -1))
 
 
 class _Deferred:
     """Values at once; what their gradients add to that of the maps is noted down for one sweep at the end."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, keep_bytes: int) -> None:
         self.pair = pair
         # Where sinks take a part, inner products are of other rows than divergences, and each has its own sweep.
         same_rows = pair.student.is_whole and pair.teacher.is_whole
-        self.raw = Sweep(pair.student, pair.teacher, is_whole=False, keep_bytes=KEEP_BYTES)
+        self.raw = Sweep(pair.student, pair.teacher, is_whole=False, keep_bytes=keep_bytes)
         self.whole = self.raw if same_rows else Sweep(pair.student, pair.teacher, is_whole=True)
         self.noted: list[tuple[Sweep, Contribution]] = []
         self._gram: AttentionGram | None = None
@@ -82,10 +87,15 @@ class _Deferred:
         return self._gram
 
     def kl(self, alignment: Tensor) -> Tensor:
+        alignment = alignment.expand(self.pair.student.n_batch, -1, -1)
         check_alignment(self.pair.student, self.pair.teacher, alignment)
         with torch.no_grad():
             found = kl_sweep(self.whole, alignment, alignment.requires_grad and bool(self.pair.names))
         return _Divergences.apply(self, self.anchor, alignment, found)  # type: ignore[no-untyped-call, no-any-return]
+
+    def close(self) -> None:
+        self.raw.close()
+        self.whole.close()
 
     def finish(self, gradients: Gradients) -> None:
         """The sweeps for the gradients that were noted."""
@@ -147,12 +157,22 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def _run(pair: Pair, loss: Loss, weights: Tensor | None) -> tuple[Tensor, Gradients]:
-    operators = _Deferred(pair)
-    gradients = Gradients(pair, operators.raw.dtype)
-    with torch.enable_grad():
-        values = loss(operators)
-        if pair.names and values.requires_grad:
-            weights = torch.ones_like(values) if weights is None else weights
-            torch.autograd.grad(values, operators.anchor, weights, allow_unused=True)
-    operators.finish(gradients)
-    return values.detach(), gradients
+    """The values, and the gradients of their weighted sum, for as many samples at a time as keep their maps."""
+    student, teacher, dtype = pair.student, pair.teacher, common_dtype(pair.student, pair.teacher)
+    gradients = Gradients(pair, dtype)
+    n_map_bytes = (student.n_heads + teacher.n_heads) * student.n_queries * student.n_keys * dtype.itemsize
+    n_kept = KEEP_BYTES // max(n_map_bytes, 1)
+    n_together = n_kept or student.n_batch
+    values = []
+    for first in range(0, student.n_batch, n_together):
+        some = slice(first, min(first + n_together, student.n_batch))
+        group = Pair(student.samples(some), teacher.samples(some), pair.names)
+        with closing(_Deferred(group, KEEP_BYTES if n_kept else 0)) as operators:
+            with torch.enable_grad():
+                value = loss(operators)
+                if pair.names and value.requires_grad:
+                    weight = torch.ones_like(value) if weights is None else weights[some]
+                    torch.autograd.grad(value, operators.anchor, weight, allow_unused=True)
+            operators.finish(gradients.of_samples(some))
+        values.append(value.detach())
+    return torch.cat(values), gradients

@@ -1,6 +1,7 @@
 """Rows of the maps of one record and one sample: made in place, and the way back from their gradients."""
 
 from collections.abc import Iterable
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -50,6 +51,15 @@ class Gradients:
         # Times the weight first: it may hold the loss scale that keeps float16 gradients from vanishing.
         found = zip(self.sums.items(), self._dtypes, strict=True)
         return [((total.mT if name == "key" else total) * weight).to(dtype) for (name, total), dtype in found]
+
+    def of_samples(self, samples: slice) -> "Gradients":
+        """The part of these samples; what is added to it is added to the whole."""
+        part = copy(self)
+        part.sums = {
+            name: total if name == "sinks" or total.shape[0] == 1 else total[samples]
+            for name, total in self.sums.items()
+        }
+        return part
 
     def of_sample(self, name: str, sample: int) -> Tensor | None:
         """The part of one sample, or what all samples share; None if nobody wants it."""

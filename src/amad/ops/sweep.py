@@ -10,11 +10,12 @@ from torch import Tensor
 from amad.capture.record import AttentionRecord
 from amad.ops.resampling import TeacherMap, common_dtype, match_tokens
 from amad.ops.rows import Gradients, Rows
+from amad.ops.workspace import ALIGNMENT, Workspace, rounded
 
 MOST_ROWS = 64
 """A tile has at most so many query rows: more do not make the products faster."""
 
-TILE_BYTES = 8 << 20
+TILE_BYTES = 12 << 20
 """The maps of one tile, teacher and student together, take at most so much, unless LEAST_ROWS rows take more."""
 
 LEAST_ROWS = 16
@@ -55,7 +56,7 @@ class Contribution(Protocol):
 
 
 class Sweep:
-    """Goes over the tiles of the maps of two sites, as often as it is asked to.
+    """Goes over the tiles of the maps of two sites, as often as it is asked to, until it is closed.
 
     Args:
         student: The student's record.
@@ -83,18 +84,33 @@ class Sweep:
         n_heads = student.n_heads + self.teacher.n_heads
         row_bytes = n_heads * student.n_keys * self.dtype.itemsize
         self.n_tile_rows = max(min(MOST_ROWS, TILE_BYTES // max(row_bytes, 1)), LEAST_ROWS)
-        self._free_bytes = keep_bytes
+        self._n_tile_numbers = min(self.n_tile_rows, student.n_queries) * student.n_keys
+        n_tiles = student.n_batch * -(-student.n_queries // self.n_tile_rows)
+        tile_bytes = rounded(n_heads * self._n_tile_numbers * self.dtype.itemsize)
+        self._n_free_tiles = min(keep_bytes // tile_bytes, n_tiles)
         self._kept: dict[tuple[int, int], Tile] = {}
-        self._buffer: Tensor | None = None
+        # Beside the tile at hand, room for its heads once more and for those of the student.
+        most_bytes = (self._n_free_tiles + 3) * tile_bytes + 4 * ALIGNMENT
+        self._workspace = Workspace(most_bytes, self.device)
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hand the memory on; no tile may be used after that."""
+        self._kept.clear()
+        self._workspace.close()
 
     def zeros(self, *shape: int) -> Tensor:
         """In the dtype of the computation."""
         return torch.zeros(self.student.n_batch, *shape, dtype=self.dtype, device=self.device)
 
-    def room(self, n_heads: int) -> Tensor:
-        """Memory for so many heads of one tile."""
-        n_rows = min(self.n_tile_rows, self.student.n_queries)
-        return torch.empty(n_heads * n_rows * self.student.n_keys, dtype=self.dtype, device=self.device)
+    def room(self, name: object, n_heads: int) -> Tensor:
+        """Memory for so many heads of one tile; at most three times those of a tile in all."""
+        return self._workspace.room(name, n_heads * self._n_tile_numbers, self.dtype)
 
     def tiles(self) -> Iterator[Tile]:
         """All tiles in which a row counts, in order. A tile is valid until the next one is asked for."""
@@ -134,15 +150,9 @@ class Sweep:
         n_teachers, n_students = self.teacher.n_heads, self.student.n_heads
         shape = (n_teachers + n_students, rows.stop - rows.start, keys.stop - keys.start)
         n_numbers = shape[0] * shape[1] * shape[2]
-        n_bytes = n_numbers * self.dtype.itemsize
-        kept = n_bytes <= self._free_bytes
-        if kept:
-            maps = torch.empty(shape, dtype=self.dtype, device=self.device)
-            self._free_bytes -= n_bytes
-        else:
-            if self._buffer is None:
-                self._buffer = self.room(shape[0])
-            maps = self._buffer[:n_numbers].view(shape)
+        kept = self._n_free_tiles > 0
+        self._n_free_tiles -= kept
+        maps = self.room((sample, rows.start) if kept else "tile", shape[0])[:n_numbers].view(shape)
         tile = Tile(sample, rows, keys, maps, maps[:n_teachers], maps[n_teachers:])
         teacher.make(rows, keys, tile.teacher)
         student.make(rows, keys, tile.student)
@@ -171,8 +181,8 @@ class ResampledRows:
 
 def gradient_sweep(sweep: Sweep, contributions: Sequence[Contribution], gradients: Gradients) -> None:
     """Take the gradient of a loss, in parts, from the student's maps to the tensors that they follow from."""
-    gradient = sweep.room(sweep.student.n_heads)
-    scratch = sweep.room(sweep.teacher.n_heads)
+    gradient = sweep.room("gradient", sweep.student.n_heads)
+    scratch = sweep.room("scratch", sweep.teacher.n_heads)
     for tile, rows in sweep.tiles_and_rows(gradients):
         numbers = gradient[: tile.student.numel()].view(tile.student.shape)
         for index, contribution in enumerate(contributions):

@@ -48,7 +48,8 @@ def row_sweep(
     n_teachers, n_students = sweep.teacher.n_heads, sweep.student.n_heads
     value = sweep.zeros(n_teachers).double()
     weights = weights / sweep.n_rows[:, None]
-    mixed, by_row, by_head = sweep.room(n_teachers), sweep.room(n_students), sweep.room(n_students)
+    mixed = sweep.room("mixed", n_teachers)
+    by_row, by_head = sweep.room("by row", n_students), sweep.room("by head", n_students)
     for tile, rows in sweep.tiles_and_rows(gradients):
         student, teacher = tile.student.transpose(0, 1), tile.teacher.transpose(0, 1)
         found = _align(student, teacher, temperature)
@@ -116,10 +117,10 @@ class _RowAlignedKL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pair: Pair, temperature: float, detach_alignment: bool, *tensors: Tensor) -> Tensor:
-        sweep = Sweep(pair.student, pair.teacher, is_whole=True)
-        gradients = Gradients(pair, sweep.dtype)
-        ones = sweep.zeros(sweep.teacher.n_heads) + 1.0
-        value = row_sweep(sweep, temperature, detach_alignment, ones, gradients)
+        with Sweep(pair.student, pair.teacher, is_whole=True) as sweep:
+            gradients = Gradients(pair, sweep.dtype)
+            ones = sweep.zeros(sweep.teacher.n_heads) + 1.0
+            value = row_sweep(sweep, temperature, detach_alignment, ones, gradients)
         ctx.pair, ctx.temperature, ctx.detach_alignment = pair, temperature, detach_alignment
         ctx.gradients = gradients
         ctx.save_for_backward(*tensors)
@@ -131,7 +132,7 @@ class _RowAlignedKL(torch.autograd.Function):
         assert len(ctx.saved_tensors) == len(ctx.pair.names)
         if bool((weights == weights[0, 0]).all()):
             return None, None, None, *ctx.gradients.results(weights[0, 0])
-        sweep = Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=True)
-        gradients = Gradients(ctx.pair, sweep.dtype)
-        row_sweep(sweep, ctx.temperature, ctx.detach_alignment, weights, gradients)
+        with Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=True) as sweep:
+            gradients = Gradients(ctx.pair, sweep.dtype)
+            row_sweep(sweep, ctx.temperature, ctx.detach_alignment, weights, gradients)
         return None, None, None, *gradients.results()

@@ -34,7 +34,7 @@ def kl_sweep(sweep: Sweep, alignment: Tensor, to_alignment: bool) -> Divergence:
     """The mean over rows of KL( t_i || sum_j a_ij s_j ), and -sum_k t_ik s_jk / (A S)_ik if it is asked for."""
     value = sweep.zeros(sweep.teacher.n_heads).double()
     towards = torch.zeros_like(alignment, dtype=torch.float64) if to_alignment else None
-    scratch = sweep.room(sweep.teacher.n_heads)
+    scratch = sweep.room("scratch", sweep.teacher.n_heads)
     for tile in sweep.tiles():
         ratio, floored = _mixture_ratio(tile, alignment[tile.sample].to(sweep.dtype), scratch)
         if towards is not None:
@@ -96,8 +96,8 @@ def _mixture_ratio(
 class _AlignedKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pair: Pair, alignment: Tensor, *tensors: Tensor) -> Tensor:
-        sweep = Sweep(pair.student, pair.teacher, is_whole=True)
-        found = kl_sweep(sweep, alignment, ctx.needs_input_grad[1])
+        with Sweep(pair.student, pair.teacher, is_whole=True) as sweep:
+            found = kl_sweep(sweep, alignment, ctx.needs_input_grad[1])
         ctx.pair = pair
         ctx.save_for_backward(alignment, found.to_alignment, *tensors)
         return found.value
@@ -109,7 +109,7 @@ class _AlignedKL(torch.autograd.Function):
         towards = None if to_alignment is None else (to_alignment * weights[..., None]).to(alignment.dtype)
         if not ctx.pair.names:
             return None, towards
-        sweep = Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=True)
-        gradients = Gradients(ctx.pair, sweep.dtype)
-        gradient_sweep(sweep, [KLGradient(sweep, alignment, weights)], gradients)
+        with Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=True) as sweep:
+            gradients = Gradients(ctx.pair, sweep.dtype)
+            gradient_sweep(sweep, [KLGradient(sweep, alignment, weights)], gradients)
         return None, towards, *gradients.results()

@@ -24,14 +24,14 @@ def attention_gram(student: AttentionRecord, teacher: AttentionRecord) -> Attent
 
 def attention_row_grams(student: AttentionRecord, teacher: AttentionRecord) -> AttentionGram:
     """See :func:`amad.ops.attention_gram.attention_row_grams`."""
-    sweep = Sweep(student.detach(), teacher.detach(), is_whole=False)
-    n_teachers, n_students = sweep.teacher.n_heads, student.n_heads
-    products = sweep.zeros(student.n_queries, n_students, n_teachers + n_students)
-    norms = sweep.zeros(student.n_queries, n_teachers)
-    for tile in sweep.tiles():
-        rows = tile.student.transpose(0, 1), tile.maps.permute(1, 2, 0)
-        products[tile.sample, tile.rows] = torch.bmm(*rows)
-        norms[tile.sample, tile.rows] = torch.linalg.vector_norm(tile.teacher, dim=-1).square_().T
+    n_teachers, n_students = teacher.n_heads, student.n_heads
+    with Sweep(student.detach(), teacher.detach(), is_whole=False) as sweep:
+        products = sweep.zeros(student.n_queries, n_students, n_teachers + n_students)
+        norms = sweep.zeros(student.n_queries, n_teachers)
+        for tile in sweep.tiles():
+            rows = tile.student.transpose(0, 1), tile.maps.permute(1, 2, 0)
+            products[tile.sample, tile.rows] = torch.bmm(*rows)
+            norms[tile.sample, tile.rows] = torch.linalg.vector_norm(tile.teacher, dim=-1).square_().T
     products = products.flatten(0, 1)
     return AttentionGram(
         products[..., :n_teachers].transpose(1, 2), products[..., n_teachers:], norms.flatten(0, 1)
@@ -91,7 +91,8 @@ class GramGradient:
 class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pair: Pair, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gram = gram_sweep(Sweep(pair.student, pair.teacher, is_whole=False))
+        with Sweep(pair.student, pair.teacher, is_whole=False) as sweep:
+            gram = gram_sweep(sweep)
         ctx.pair = pair
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
@@ -103,7 +104,7 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, cross: Tensor | None, student: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         # The pair shares the memory of the tensors; reading them makes autograd refuse if they were changed.
         assert len(ctx.saved_tensors) == len(ctx.pair.names)
-        sweep = Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=False)
-        gradients = Gradients(ctx.pair, sweep.dtype)
-        gradient_sweep(sweep, [GramGradient(sweep, cross, student)], gradients)
+        with Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=False) as sweep:
+            gradients = Gradients(ctx.pair, sweep.dtype)
+            gradient_sweep(sweep, [GramGradient(sweep, cross, student)], gradients)
         return None, *gradients.results()
