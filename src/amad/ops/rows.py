@@ -1,6 +1,6 @@
 """Rows of the maps of one record and one sample: made in place, and the way back from their gradients."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import NamedTuple
 
@@ -61,13 +61,12 @@ class Gradients:
         }
         return part
 
-    def of_sample(self, name: str, sample: int) -> Tensor | None:
-        """The part of one sample, or what all samples share; None if nobody wants it."""
-        total = self.sums.get(name)
-        if total is None or name == "sinks":
-            return total
-        part: Tensor = total[sample if total.shape[0] > 1 else 0]
-        return part
+    def of_sample(self, sample: int) -> dict[str, Tensor]:
+        """The part of one sample, and what all samples share, by name."""
+        return {
+            name: total if name == "sinks" else total[sample if total.shape[0] > 1 else 0]
+            for name, total in self.sums.items()
+        }
 
 
 class Rows:
@@ -77,18 +76,9 @@ class Rows:
         record: Of one sample.
         dtype: Of the computation.
         is_whole: Leave out the sinks and divide given probabilities by their sum, so that rows sum to one.
-        sample: Its number in the batch.
-        gradients: Where gradients are added, if they are wanted.
     """
 
-    def __init__(
-        self,
-        record: AttentionRecord,
-        dtype: torch.dtype,
-        is_whole: bool,
-        sample: int,
-        gradients: Gradients | None,
-    ) -> None:
+    def __init__(self, record: AttentionRecord, dtype: torch.dtype, is_whole: bool) -> None:
         self.record = record
         self.dtype = dtype
         self.group = record.n_heads // record.n_kv_heads
@@ -99,8 +89,6 @@ class Rows:
         )
         self.is_whole = is_whole
         self.is_given = record.probabilities is not None
-        self._gradients = gradients
-        self._sample = sample
 
     def key_range(self, rows: slice) -> tuple[int, int]:
         """The first key that one of these rows may attend by causality and window, and the one after the last."""
@@ -149,10 +137,11 @@ class Rows:
         keys: slice,
         probabilities: Float[Tensor, "head row key"],
         gradient: Float[Tensor, "head row key"],
+        wanted: Mapping[str, Tensor],
     ) -> None:
         """Add what follows from the gradient to these rows to the gradients of the tensors; overwrites it."""
         record = self.record
-        given = self._wanted("probabilities")
+        given = wanted.get("probabilities")
         if given is not None:
             if self.is_whole:
                 assert record.probabilities is not None
@@ -161,14 +150,14 @@ class Rows:
                 gradient /= torch.where(mass > 0, mass, 1.0)
             given[:, rows, keys] += gradient
             return
-        sinks = self._wanted("sinks")
+        sinks = wanted.get("sinks")
         if sinks is not None and self.sinks is not None:
             taken = 1.0 - probabilities.sum(-1)
             dead = probabilities.sum(-1) == 0
             sinks -= ((gradient * probabilities).sum(-1) * taken).masked_fill_(dead, 0.0).sum(-1)
         torch._softmax_backward_data(gradient, probabilities, -1, self.dtype, grad_input=gradient)
         for name in ("position_bias", "mask"):
-            added = self._wanted(name)
+            added = wanted.get(name)
             if added is not None:
                 part = added[:, rows, keys] if added.shape[1] > 1 else added[:, :, keys]
                 part += gradient.sum_to_size(part.shape)
@@ -177,7 +166,7 @@ class Rows:
             self._capped_scores(rows, keys, tanh)
             gradient.mul_(tanh.square_().neg_().add_(1.0))
         grouped = self._grouped(gradient)
-        query, key = self._wanted("query"), self._wanted("key")
+        query, key = wanted.get("query"), wanted.get("key")
         if query is not None:
             found = torch.bmm(grouped, self.key[:, keys])
             query[:, rows].add_(found.view_as(query[:, rows]), alpha=record.scale)
@@ -215,6 +204,3 @@ class Rows:
         out.masked_fill_(~visible, -torch.inf)
         alive = visible.any(-1, keepdim=True)
         return None if not alive.is_cuda and bool(alive.all()) else alive
-
-    def _wanted(self, name: str) -> Tensor | None:
-        return None if self._gradients is None else self._gradients.of_sample(name, self._sample)

@@ -89,6 +89,7 @@ class Sweep:
         tile_bytes = rounded(n_heads * self._n_tile_numbers * self.dtype.itemsize)
         self._n_free_tiles = min(keep_bytes // tile_bytes, n_tiles)
         self._kept: dict[tuple[int, int], Tile] = {}
+        self._source: tuple[int, Rows, Rows | ResampledRows] | None = None
         # Beside the tile at hand, room for its heads once more and for those of the student.
         most_bytes = (self._n_free_tiles + 3) * tile_bytes + 4 * ALIGNMENT
         self._workspace = Workspace(most_bytes, self.device)
@@ -114,24 +115,8 @@ class Sweep:
 
     def tiles(self) -> Iterator[Tile]:
         """All tiles in which a row counts, in order. A tile is valid until the next one is asked for."""
-        for tile, _ in self._walk(None):
-            yield tile
-
-    def tiles_and_rows(self, gradients: Gradients) -> Iterator[tuple[Tile, Rows]]:
-        """The same with what takes a gradient of the tile's student rows back to the student's tensors."""
-        return self._walk(gradients)
-
-    def _walk(self, gradients: Gradients | None) -> Iterator[tuple[Tile, Rows]]:
         n_queries = self.student.n_queries
         for sample in range(self.student.n_batch):
-            one = slice(sample, sample + 1)
-            student = Rows(self.student.samples(one), self.dtype, self.is_whole, sample, gradients)
-            teacher: Rows | ResampledRows
-            own = self.teacher.samples(one)
-            if isinstance(own, AttentionRecord):
-                teacher = Rows(own, self.dtype, self.is_whole, sample, None)
-            else:
-                teacher = ResampledRows(own, self.dtype)
             for first in range(0, n_queries, self.n_tile_rows):
                 rows = slice(first, min(first + self.n_tile_rows, n_queries))
                 tile = self._kept.get((sample, first))
@@ -139,12 +124,30 @@ class Sweep:
                     keep = self.keep[sample, rows]
                     if not self._all_kept and not keep.is_cuda and not bool(keep.any()):
                         continue
-                    tile = self._make(sample, rows, student, teacher, keep)
-                yield tile, student
+                    tile = self._make(sample, rows, keep)
+                yield tile
 
-    def _make(
-        self, sample: int, rows: slice, student: Rows, teacher: "Rows | ResampledRows", keep: Tensor
-    ) -> Tile:
+    def back(self, tile: Tile, gradient: Float[Tensor, "student row key"], gradients: Gradients) -> None:
+        """Take the gradient of the student's rows of a tile back to the student's tensors; overwrites it."""
+        student, _ = self._sources(tile.sample)
+        student.back(tile.rows, tile.keys, tile.student, gradient, gradients.of_sample(tile.sample))
+
+    def _sources(self, sample: int) -> tuple[Rows, "Rows | ResampledRows"]:
+        """What makes the rows of one sample; kept for as long as it is the same."""
+        if self._source is None or self._source[0] != sample:
+            one = slice(sample, sample + 1)
+            teacher = self.teacher.samples(one)
+            self._source = (
+                sample,
+                Rows(self.student.samples(one), self.dtype, self.is_whole),
+                Rows(teacher, self.dtype, self.is_whole)
+                if isinstance(teacher, AttentionRecord)
+                else ResampledRows(teacher, self.dtype),
+            )
+        return self._source[1:]
+
+    def _make(self, sample: int, rows: slice, keep: Tensor) -> Tile:
+        student, teacher = self._sources(sample)
         first, last = zip(student.key_range(rows), teacher.key_range(rows), strict=True)
         keys = slice(min(first), max(last))
         n_teachers, n_students = self.teacher.n_heads, self.student.n_heads
@@ -183,11 +186,11 @@ def gradient_sweep(sweep: Sweep, contributions: Sequence[Contribution], gradient
     """Take the gradient of a loss, in parts, from the student's maps to the tensors that they follow from."""
     gradient = sweep.room("gradient", sweep.student.n_heads)
     scratch = sweep.room("scratch", sweep.teacher.n_heads)
-    for tile, rows in sweep.tiles_and_rows(gradients):
+    for tile in sweep.tiles():
         numbers = gradient[: tile.student.numel()].view(tile.student.shape)
         for index, contribution in enumerate(contributions):
             contribution.add(tile, scratch, numbers, index == 0)
-        rows.back(tile.rows, tile.keys, tile.student, numbers)
+        sweep.back(tile, numbers, gradients)
 
 
 def pair_keep(student: AttentionRecord, teacher: TeacherMap) -> Bool[Tensor, "batch query"]:

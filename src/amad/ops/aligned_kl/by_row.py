@@ -50,7 +50,7 @@ def row_sweep(
     weights = weights / sweep.n_rows[:, None]
     mixed = sweep.room("mixed", n_teachers)
     by_row, by_head = sweep.room("by row", n_students), sweep.room("by head", n_students)
-    for tile, rows in sweep.tiles_and_rows(gradients):
+    for tile in sweep.tiles():
         student, teacher = tile.student.transpose(0, 1), tile.teacher.transpose(0, 1)
         found = _align(student, teacher, temperature)
         ratio = mixed[: tile.teacher.numel()].view(teacher.shape)
@@ -68,7 +68,7 @@ def row_sweep(
                 through.baddbmm_(_to_products(found, to_alignment, temperature), tile.maps.transpose(0, 1))
             gradient = by_head[: tile.student.numel()].view(tile.student.shape)
             gradient.copy_(through.transpose(0, 1))
-            rows.back(tile.rows, tile.keys, tile.student, gradient)
+            sweep.back(tile, gradient, gradients)
         value[tile.sample] += log_in_place(ratio).mul_(teacher).sum(-1).sum(0)
     return value.to(sweep.dtype) / sweep.n_rows[:, None]
 
