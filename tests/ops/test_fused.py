@@ -131,3 +131,21 @@ def test_a_gradient_to_something_else_is_not_left_behind():
     fused_loss(student, teacher, lambda operators: products(operators) * weight).sum().backward()
     assert weight.grad is None
     assert student.query.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("n_students", "n_teachers", "width"), [(5, 3, 8), (4, 12, 96), (7, 1, 256), (1, 1, 1)]
+)
+@pytest.mark.parametrize("mask", ["causal", "float"])
+def test_any_number_of_heads_and_any_width(n_students, n_teachers, width, mask):
+    sizes = {"n_queries": 6, "n_keys": 9, "mask": mask, "sharpness": 0.5}
+    student = plain.make_record(n_students, seed=1, width=width, grad=True, **sizes)
+    teacher = plain.make_record(n_teachers, seed=2, width=width + 3, **sizes)
+
+    def loss(operators):
+        gram = operators.gram()
+        return operators.kl(alignment_weights(gram)).sum(-1) + gram.cross.sum((1, 2))
+
+    found = results(loss, student, teacher, torch.ones(2))
+    with operator_backend("reference"):
+        torch.testing.assert_close(found, results(loss, student, teacher, torch.ones(2)))
