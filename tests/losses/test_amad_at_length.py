@@ -1,6 +1,7 @@
 """The loss on maps that are too long to build: what it allocates, and how exact it is."""
 
 import dataclasses
+import subprocess
 import sys
 from pathlib import Path
 
@@ -164,3 +165,37 @@ def test_half_precision_is_no_worse_than_plain_attention_in_it(variant, dtype):
         assert error < 1e-2
         # Plain float16 overflows in some of these gradients; an error that is no number is not to be beaten.
         assert not error > 2 * relative(naive, right.double())
+
+
+COMPILED = """
+import dataclasses, sys
+import torch
+sys.path[:0] = sys.argv[1:]
+import plain
+from amad.axes import SitePair
+from amad.losses.amad import AttentionAlignment
+
+pair = SitePair(plain.SITE, plain.SITE, 1.0)
+student, teacher = plain.make_record(2, dtype=torch.float32), plain.make_record(3, seed=1, dtype=torch.float32)
+for variant in ("mse", "kl", "token"):
+    loss = AttentionAlignment([pair], variant=variant)
+
+    def step(query, key):
+        return loss.pair_loss(pair, dataclasses.replace(student, query=query, key=key), teacher).sum()
+
+    found = []
+    for run in (step, torch.compile(step, backend="aot_eager")):
+        query, key = (x.clone().requires_grad_() for x in (student.query, student.key))
+        found.append(torch.autograd.grad(run(query, key), (query, key)))
+    torch.testing.assert_close(*found)
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_same_gradient():
+    """In a process of its own, as the shape checks of the tests cannot be compiled."""
+    places = [str(Path(plain.__file__).parent)]
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, *places], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,7 +1,9 @@
 """Losses made of the operators, with their gradients made at once."""
 
 import dataclasses
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,51 @@ def test_any_number_of_heads_and_any_width(n_students, n_teachers, width, mask):
     found = results(loss, student, teacher, torch.ones(2))
     with operator_backend("reference"):
         torch.testing.assert_close(found, results(loss, student, teacher, torch.ones(2)))
+
+
+def test_nothing_of_a_loss_outlives_it():
+    """Autograd's nodes and what they note down must not hold one another: their cycle is never collected."""
+    student, teacher = a_pair("none", "plain")
+    alive = []
+
+    def watched(operators):
+        alive.append(weakref.ref(operators))
+        return both(operators)
+
+    def failing(operators):
+        watched(operators)
+        raise ValueError
+
+    gc.disable()
+    try:
+        fused_loss(student, teacher, watched).sum().backward()
+        (fused_loss(student, teacher, watched) * torch.tensor([1.0, 2.0])).sum().backward()
+        with pytest.raises(ValueError):
+            fused_loss(student, teacher, failing)
+        assert len(alive) == 4
+        assert [reference() for reference in alive] == [None] * 4
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_second_derivatives_and_changed_tensors_are_refused(whose):
+    student, teacher = a_pair("none", "plain")
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(fused_loss(student, teacher, both).sum(), student.query, create_graph=True)
+    changed = {"student": student, "teacher": teacher}
+    changed[whose] = dataclasses.replace(changed[whose], key=changed[whose].key * 1.0)
+    loss = fused_loss(*changed.values(), both).sum()
+    with torch.no_grad():
+        changed[whose].key.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_autocast_around_the_backward_pass_changes_nothing():
+    student, teacher = a_pair("none", "plain", dtype=torch.float32)
+    weights = torch.tensor([1.0, 2.0])
+    expected = results(both, student, teacher, weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results(both, student, teacher, weights)
+    assert all(one.equal(other) for one, other in zip(found, expected, strict=True))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from amad.capture.record import TokenLayout
 from amad.errors import ShapeError
+from amad.ops.aligned_kl import aligned_kl
 from amad.ops.attention_gram import attention_gram
 from amad.ops.resampling import grid_overlap, match_tokens
 
@@ -220,3 +221,22 @@ def test_a_layout_of_another_length_is_refused():
     teacher = laid_out(2, TokenLayout(0, 3, 3), TokenLayout(0, 3, 3))
     with pytest.raises(ShapeError, match="of other lengths"):
         match_tokens(student, teacher)
+
+
+def test_a_given_map_gets_no_gradient_where_the_teacher_has_no_token(form):
+    """The class token of the student is hidden, and the others share its probability."""
+    given = torch.tensor([[[[0.2, 0.3, 0.5]]]], dtype=torch.float64, requires_grad=True)
+    student = laid_out(1, None, TokenLayout(1, 1, 2), n_queries=1, n_batch=1)
+    teacher = laid_out(1, None, TokenLayout(0, 1, 2), n_queries=1, n_batch=1)
+    student = dataclasses.replace(student, probabilities=given)
+    teacher = dataclasses.replace(teacher, probabilities=torch.tensor([[[[0.3, 0.7]]]], dtype=torch.float64))
+    kl = aligned_kl(student, teacher, torch.ones(1, 1, 1, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(kl.sum(), given)
+    torch.testing.assert_close(gradient, torch.tensor([[[[0.0, 0.25, -0.15]]]], dtype=torch.float64))
+
+
+def test_an_empty_batch_is_refused():
+    nothing = torch.zeros(0, 2, 5, 3)
+    records = [dataclasses.replace(plain.make_record(2), query=nothing, key=nothing) for _ in range(2)]
+    with pytest.raises(ShapeError, match="each must have one at least"):
+        match_tokens(*records)

@@ -126,6 +126,7 @@ class AttentionAlignment(Term):
                 total = total + pair.weight / len(self.pairs) * loss.sum()
         return TermValue(total, "sample")
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def pair_loss(
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:

@@ -16,7 +16,7 @@ from amad.ops.attention_gram import AttentionGram, attention_gram
 from amad.ops.attention_gram.chunked import GramGradient, gram_sweep
 from amad.ops.backends import choose_backend
 from amad.ops.resampling import common_dtype
-from amad.ops.rows import Gradients, Pair, detach_pair
+from amad.ops.rows import Gradients, Pair, detach_pair, first_order
 from amad.ops.sweep import Contribution, Sweep, gradient_sweep
 
 KEEP_BYTES = 32 << 20
@@ -48,10 +48,11 @@ def fused_loss(student: AttentionRecord, teacher: AttentionRecord, loss: Loss) -
     parts of it that come from different operators share one sweep over the maps, small maps are kept from one sweep
     to the next, and nothing is left of them when this returns. Tensors beside the records get no gradient.
     """
-    if choose_backend(student, teacher) != "chunked":
-        return loss(_Plain(student, teacher))
-    pair, tensors = detach_pair(student, teacher)
-    return _FusedLoss.apply(pair, loss, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+    with torch.autocast(student.query.device.type, enabled=False):
+        if choose_backend(student, teacher) != "chunked":
+            return loss(_Plain(student, teacher))
+        pair, tensors = detach_pair(student, teacher)
+        return _FusedLoss.apply(pair, loss, *tensors)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Plain:
@@ -96,6 +97,9 @@ class _Deferred:
     def close(self) -> None:
         self.raw.close()
         self.whole.close()
+        # The values' autograd nodes hold this object; what it holds of them would keep all of it for ever.
+        self._gram = None
+        self.noted.clear()
 
     def finish(self, gradients: Gradients) -> None:
         """The sweeps for the gradients that were noted."""
@@ -136,22 +140,24 @@ class _Divergences(torch.autograd.Function):
 
 
 class _FusedLoss(torch.autograd.Function):
-    """The gradient of the sum over samples, made at once; a backward pass that weighs samples makes it again."""
+    """The gradient of the sum over samples, made at once.
+
+    A backward pass that weighs samples, or a second one, makes it again.
+    """
 
     @staticmethod
     def forward(ctx: Any, pair: Pair, loss: Loss, *tensors: Tensor) -> Tensor:
-        ctx.pair, ctx.loss = pair, loss
-        ctx.save_for_backward(*tensors)
+        ctx.loss = loss
+        pair.save(ctx)
         values, ctx.gradients = _run(pair, loss, None)
         return values
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        # The pair shares the memory of the tensors; reading them makes autograd refuse if they were changed.
-        assert len(ctx.saved_tensors) == len(ctx.pair.names)
-        if bool((weights == weights[0]).all()):
-            return None, None, *ctx.gradients.results(weights[0])
+        made, ctx.gradients = ctx.gradients, None
+        if made is not None and bool((weights == weights[0]).all()):
+            return None, None, *made.results(weights[0])
         _, gradients = _run(ctx.pair, ctx.loss, weights)
         return None, None, *gradients.results()
 

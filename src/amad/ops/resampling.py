@@ -120,13 +120,18 @@ def match_tokens(student: AttentionRecord, teacher: AttentionRecord) -> tuple[At
     probability. The token kept is the class token, as it comes first in every model that has both.
 
     Raises:
-        ShapeError: if the batches differ, or axes differ in length and either layout is missing or the single
-            tokens cannot be matched.
+        ShapeError: if the batches differ or are empty, or axes differ in length and either layout is missing or the
+            single tokens cannot be matched.
     """
     if student.n_batch != teacher.n_batch:
         raise ShapeError(
             f"student and teacher saw different batches: {student.n_batch} and {teacher.n_batch} samples. "
             "Record both on the same inputs."
+        )
+    if 0 in student.map_shape or 0 in teacher.map_shape:
+        raise ShapeError(
+            f"maps of {student.site} (student) and {teacher.site} (teacher) are {student.map_shape} and "
+            f"{teacher.map_shape} samples, heads, queries and keys: each must have one at least. Leave this batch out."
         )
     queries = _axis(student, teacher, student.query_layout, teacher.query_layout, 2)
     keys = _axis(student, teacher, student.key_layout, teacher.key_layout, 3)
@@ -215,7 +220,8 @@ def _limit_keys(record: AttentionRecord, matched: Tensor) -> AttentionRecord:
         return record
     matched = matched.to(record.query.device)
     if record.probabilities is not None:
-        return replace(record, probabilities=record.probabilities * matched)
+        hidden = matched[None, None, None, :]
+        return replace(record, probabilities=record.probabilities * matched, mask=hidden)
     visible = matched[None, None, None, :].expand(1, 1, record.n_queries, -1)
     mask = record.mask
     if mask is None:

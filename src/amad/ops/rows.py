@@ -1,12 +1,14 @@
 """Rows of the maps of one record and one sample: made in place, and the way back from their gradients."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from amad.capture.record import AttentionRecord
 
@@ -26,6 +28,34 @@ class Pair(NamedTuple):
     student: AttentionRecord
     teacher: AttentionRecord
     names: tuple[str, ...]
+
+    def save(self, ctx: Any, *others: Tensor | None) -> None:
+        """Keep the pair, and other tensors, for the backward pass; autograd then refuses if a tensor was changed."""
+        held = [*vars(self.student).values(), *vars(self.teacher).values()]
+        tensors = [value for value in held if isinstance(value, Tensor) and not value.is_inference()]
+        ctx.pair = self
+        ctx.save_for_backward(*others, *tensors)
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass of hand-made gradients: in full precision, and refused where it would be differentiated.
+
+    Reads the saved tensors first, so that it is refused as well where one of them was changed.
+    """
+    once = once_differentiable(backward)
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the attention operators have first derivatives only, and create_graph=True asks for second ones. "
+                "Leave it out, or compute this loss within operator_backend('reference')."
+            )
+        assert len(ctx.saved_tensors) > 0
+        with torch.autocast(ctx.pair.student.query.device.type, enabled=False):
+            return once(ctx, *gradients)
+
+    return checked
 
 
 def detach_pair(student: AttentionRecord, teacher: AttentionRecord) -> tuple[Pair, tuple[Tensor, ...]]:
@@ -47,10 +77,12 @@ class Gradients:
             self.sums["key"] = self.sums["key"].view(self.sums["key"].mT.shape)
 
     def results(self, weight: Tensor | float = 1.0) -> list[Tensor]:
-        """The gradients times a weight, in the order and the dtypes of the tensors."""
+        """The gradients times a weight, in the order and the dtypes of the tensors; ends the use of these sums."""
         # Times the weight first: it may hold the loss scale that keeps float16 gradients from vanishing.
         found = zip(self.sums.items(), self._dtypes, strict=True)
-        return [((total.mT if name == "key" else total) * weight).to(dtype) for (name, total), dtype in found]
+        return [
+            (total.mT if name == "key" else total).mul_(weight).to(dtype) for (name, total), dtype in found
+        ]
 
     def of_samples(self, samples: slice) -> "Gradients":
         """The part of these samples; what is added to it is added to the whole."""
@@ -73,17 +105,21 @@ class Rows:
     """Makes rows of the maps of one sample, in place, and takes their gradients back.
 
     Args:
-        record: Of one sample.
+        record: Of the batch.
+        sample: Which of it.
         dtype: Of the computation.
         is_whole: Leave out the sinks and divide given probabilities by their sum, so that rows sum to one.
     """
 
-    def __init__(self, record: AttentionRecord, dtype: torch.dtype, is_whole: bool) -> None:
-        self.record = record
+    def __init__(self, record: AttentionRecord, sample: int, dtype: torch.dtype, is_whole: bool) -> None:
+        one = slice(sample, sample + 1)
+        # Short maps are done in no more time than it takes to set this up.
+        alike = (record.mask, record.position_bias, record.segments, record.probabilities) == (None,) * 4
+        self.record = record if alike else record.samples(one)
         self.dtype = dtype
         self.group = record.n_heads // record.n_kv_heads
-        self.query = record.query[0].detach()
-        self.key = record.key[0].detach().to(dtype)
+        self.query = record.query[sample if record.query.shape[0] > 1 else 0].detach()
+        self.key = record.key[sample if record.key.shape[0] > 1 else 0].detach().to(dtype)
         self.sinks = (
             None if is_whole or record.sinks is None else record.sinks.detach().to(dtype)[:, None, None]
         )
@@ -148,6 +184,9 @@ class Rows:
                 mass = record.probabilities[0, :, rows].to(self.dtype).sum(-1, keepdim=True)
                 gradient -= (gradient * probabilities).sum(-1, keepdim=True)
                 gradient /= torch.where(mass > 0, mass, 1.0)
+            if record.mask is not None:
+                # Keys that the other model has no token for are zero whatever their probability was.
+                gradient *= record.mask[0, ..., keys]
             given[:, rows, keys] += gradient
             return
         sinks = wanted.get("sinks")
@@ -171,18 +210,20 @@ class Rows:
             found = torch.bmm(grouped, self.key[:, keys])
             query[:, rows].add_(found.view_as(query[:, rows]), alpha=record.scale)
         if key is not None:
-            key[..., keys].baddbmm_(self._scaled_query(rows).transpose(1, 2), grouped)
+            key[..., keys].baddbmm_(self._query(rows).transpose(1, 2), grouped, alpha=record.scale)
 
     def _capped_scores(self, rows: slice, keys: slice, out: Tensor) -> None:
         """Scaled dot products, or their hyperbolic tangent before the soft cap where there is one."""
-        torch.bmm(self._scaled_query(rows), self.key[:, keys].transpose(1, 2), out=self._grouped(out))
+        grouped = self._grouped(out)
+        key = self.key[:, keys].transpose(1, 2)
+        torch.baddbmm(grouped, self._query(rows), key, beta=0, alpha=self.record.scale, out=grouped)
         if self.record.softcap is not None:
             torch.tanh(out.div_(self.record.softcap), out=out)
 
-    def _scaled_query(self, rows: slice) -> Tensor:
+    def _query(self, rows: slice) -> Tensor:
         """Queries of these rows, those that share a key head behind one another."""
-        query = self.query[:, rows].to(self.dtype) * self.record.scale
-        return self._grouped(query.contiguous())
+        query = self.query[:, rows].to(self.dtype)
+        return query if self.group == 1 else self._grouped(query.contiguous())
 
     def _grouped(self, heads: Tensor) -> Tensor:
         return heads.view(heads.shape[0] // self.group, self.group * heads.shape[1], heads.shape[2])

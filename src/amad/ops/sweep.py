@@ -135,15 +135,12 @@ class Sweep:
     def _sources(self, sample: int) -> tuple[Rows, "Rows | ResampledRows"]:
         """What makes the rows of one sample; kept for as long as it is the same."""
         if self._source is None or self._source[0] != sample:
-            one = slice(sample, sample + 1)
-            teacher = self.teacher.samples(one)
-            self._source = (
-                sample,
-                Rows(self.student.samples(one), self.dtype, self.is_whole),
-                Rows(teacher, self.dtype, self.is_whole)
-                if isinstance(teacher, AttentionRecord)
-                else ResampledRows(teacher, self.dtype),
-            )
+            student = Rows(self.student, sample, self.dtype, self.is_whole)
+            if isinstance(self.teacher, AttentionRecord):
+                teacher: Rows | ResampledRows = Rows(self.teacher, sample, self.dtype, self.is_whole)
+            else:
+                teacher = ResampledRows(self.teacher.samples(slice(sample, sample + 1)), self.dtype)
+            self._source = (sample, student, teacher)
         return self._source[1:]
 
     def _make(self, sample: int, rows: slice, keep: Tensor) -> Tile:

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from amad.capture.record import AttentionRecord
 from amad.ops.aligned_kl.reference import MASS_FLOOR
-from amad.ops.rows import Gradients, Pair, detach_pair
+from amad.ops.rows import Gradients, Pair, detach_pair, first_order
 from amad.ops.sweep import Sweep
 
 
@@ -113,7 +112,10 @@ def _inverse_norm(rows: Tensor) -> Tensor:
 
 
 class _RowAlignedKL(torch.autograd.Function):
-    """Gradients are made in the forward pass, for equal weights; a backward pass with other weights sweeps again."""
+    """Gradients are made in the forward pass, for equal weights.
+
+    A backward pass with other weights, or a second one, sweeps again.
+    """
 
     @staticmethod
     def forward(ctx: Any, pair: Pair, temperature: float, detach_alignment: bool, *tensors: Tensor) -> Tensor:
@@ -121,17 +123,16 @@ class _RowAlignedKL(torch.autograd.Function):
             gradients = Gradients(pair, sweep.dtype)
             ones = sweep.zeros(sweep.teacher.n_heads) + 1.0
             value = row_sweep(sweep, temperature, detach_alignment, ones, gradients)
-        ctx.pair, ctx.temperature, ctx.detach_alignment = pair, temperature, detach_alignment
-        ctx.gradients = gradients
-        ctx.save_for_backward(*tensors)
+        ctx.temperature, ctx.detach_alignment, ctx.gradients = temperature, detach_alignment, gradients
+        pair.save(ctx)
         return value
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        assert len(ctx.saved_tensors) == len(ctx.pair.names)
-        if bool((weights == weights[0, 0]).all()):
-            return None, None, None, *ctx.gradients.results(weights[0, 0])
+        made, ctx.gradients = ctx.gradients, None
+        if made is not None and bool((weights == weights[0, 0]).all()):
+            return None, None, None, *made.results(weights[0, 0])
         with Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=True) as sweep:
             gradients = Gradients(ctx.pair, sweep.dtype)
             row_sweep(sweep, ctx.temperature, ctx.detach_alignment, weights, gradients)

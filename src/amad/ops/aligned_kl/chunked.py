@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from amad.capture.record import AttentionRecord
 from amad.ops.aligned_kl.by_row import log_in_place, raise_to_floor, row_aligned_kl
-from amad.ops.rows import Gradients, Pair, detach_pair
+from amad.ops.rows import Gradients, Pair, detach_pair, first_order
 from amad.ops.sweep import Sweep, Tile, gradient_sweep
 
 __all__ = ["aligned_kl", "row_aligned_kl"]
@@ -98,12 +97,11 @@ class _AlignedKL(torch.autograd.Function):
     def forward(ctx: Any, pair: Pair, alignment: Tensor, *tensors: Tensor) -> Tensor:
         with Sweep(pair.student, pair.teacher, is_whole=True) as sweep:
             found = kl_sweep(sweep, alignment, ctx.needs_input_grad[1])
-        ctx.pair = pair
-        ctx.save_for_backward(alignment, found.to_alignment, *tensors)
+        pair.save(ctx, alignment, found.to_alignment)
         return found.value
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
         alignment, to_alignment, *_ = ctx.saved_tensors
         towards = None if to_alignment is None else (to_alignment * weights[..., None]).to(alignment.dtype)

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from amad.capture.record import AttentionRecord
 from amad.ops.attention_gram.reference import AttentionGram
-from amad.ops.rows import Gradients, Pair, detach_pair
+from amad.ops.rows import Gradients, Pair, detach_pair, first_order
 from amad.ops.sweep import Sweep, Tile, gradient_sweep
 
 LONG_ROW = 256
@@ -93,17 +92,14 @@ class _Gram(torch.autograd.Function):
     def forward(ctx: Any, pair: Pair, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with Sweep(pair.student, pair.teacher, is_whole=False) as sweep:
             gram = gram_sweep(sweep)
-        ctx.pair = pair
-        ctx.save_for_backward(*tensors)
+        pair.save(ctx)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gram.teacher_norm)
         return gram.cross, gram.student, gram.teacher_norm
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, cross: Tensor | None, student: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-        # The pair shares the memory of the tensors; reading them makes autograd refuse if they were changed.
-        assert len(ctx.saved_tensors) == len(ctx.pair.names)
         with Sweep(ctx.pair.student, ctx.pair.teacher, is_whole=False) as sweep:
             gradients = Gradients(ctx.pair, sweep.dtype)
             gradient_sweep(sweep, [GramGradient(sweep, cross, student)], gradients)
