@@ -11,89 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from amad.errors import RecipeError
+from amad.recipe_data import DATA_OF_TASK, CaptionData, NonNegative, Section, Task, TranslationData, VqaData
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class VqaFiles(Section):
-    """One split of a visual question answering set.
-
-    Attributes:
-        format: ``vqa-v2`` (official questions and annotations), ``vl-t5`` or ``blip`` (one JSON list).
-        questions: The questions; for ``vl-t5`` and ``blip`` the one file there is.
-        annotations: The answers; absent for ``vl-t5`` and ``blip``, and for a test split.
-        images: Folder of images.
-        image_name: File name of an image, with ``{image_id}`` in it; the official one by default.
-    """
-
-    format: Literal["vqa-v2", "vl-t5", "blip"] = "vqa-v2"
-    questions: str
-    annotations: str | None = None
-    images: str = "images"
-    image_name: str | None = None
-
-    @model_validator(mode="after")
-    def _keys_of_the_format(self) -> "VqaFiles":
-        superfluous = {"vqa-v2": (), "vl-t5": ("annotations",), "blip": ("annotations", "image_name")}
-        for key in superfluous[self.format]:
-            if getattr(self, key) is not None:
-                raise ValueError(
-                    f"format {self.format} has no {key}: its one file says it all; leave {key} out"
-                )
-        return self
-
-
-class Holdout(Section):
-    """Hold a share of the training images out for validation, with all their questions."""
-
-    share: Share = 0.1
-    seed: int = 0
-
-
-class VqaData(Section):
-    """Visual question answering data.
-
-    Attributes:
-        root: Folder that every file below is in.
-        train: The split to train on.
-        validation: The split to select and report on; or ``holdout``, never both.
-        holdout: Images of ``train`` to validate on instead.
-        prompt: What the text encoder reads; ``{question}`` is replaced.
-        max_input_tokens: Longer questions are cut.
-        max_target_tokens: Longer answers are cut.
-        image_cache_gib: Decoded images kept in memory.
-        max_validation_questions: Validate on the first so many questions while training; all when absent.
-    """
-
-    root: str
-    train: VqaFiles
-    validation: VqaFiles | None = None
-    holdout: Holdout | None = None
-    prompt: str = "vqa: {question}"
-    max_input_tokens: int = Field(20, gt=0)
-    max_target_tokens: int = Field(10, gt=0)
-    image_cache_gib: NonNegative = 1.0
-    max_validation_questions: int | None = Field(None, gt=0)
-
-    @model_validator(mode="after")
-    def _one_validation(self) -> "VqaData":
-        if self.validation is not None and self.holdout is not None:
-            raise ValueError("give either data.validation or data.holdout, not both")
-        if "{question}" not in self.prompt:
-            raise ValueError(f"data.prompt must contain {{question}}: {self.prompt!r}")
-        return self
 
 
 class ModelRecipe(Section):
@@ -131,7 +63,7 @@ class StudentRecipe(Section):
     heads: Fraction | None = None
     layers: Fraction | None = None
     width: Fraction | None = None
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     init: Literal["random", "teacher"] = "random"
     path: str | None = None
 
@@ -197,10 +129,10 @@ class Recipe(Section):
     """A whole run.
 
     Attributes:
-        task: What is learned.
+        task: What is learned: ``vqa``, ``captions`` or ``translation``.
         output: Folder of the run; it must not exist yet.
         seed: Of weights, order and sampling.
-        data: What it is learned from.
+        data: What it is learned from, in the form of the task.
         model: For ``amad train``: the model.
         teacher: For ``amad distill``: checkpoint folder of the teacher.
         student: For ``amad distill``: the student.
@@ -210,16 +142,23 @@ class Recipe(Section):
         training: Arguments of the trainer by their Hugging Face names.
     """
 
-    task: Literal["vqa"]
+    task: Task
     output: str
     seed: int = Field(0, ge=0)
-    data: VqaData
+    data: VqaData | CaptionData | TranslationData
     model: ModelRecipe | None = None
     teacher: str | None = None
     student: StudentRecipe | None = None
     objective: ObjectiveRecipe = ObjectiveRecipe()
     pairing: PairingRule | dict[str, PairingRule] = "uniform"
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("data", mode="wrap")
+    @classmethod
+    def _data_of_the_task(cls, given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        # Without a known task nothing is known of its data, and the recipe is refused for its task alone.
+        task = info.data.get("task")
+        return given if task is None else check(DATA_OF_TASK[task].model_validate(given))
 
     @property
     def distils(self) -> bool:
@@ -265,7 +204,9 @@ def check_recipe(tree: dict[str, Any], source: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{source}: {line}" for line in _explain(error))) from None
+        raise RecipeError(
+            "\n".join(f"{source}: {line}" for line in _explain(error, tree.get("task")))
+        ) from None
 
 
 def nearest_key(unknown: str, known: Sequence[str]) -> str:
@@ -312,7 +253,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node[leaf] = parsed
 
 
-def _explain(error: ValidationError) -> list[str]:
+def _explain(error: ValidationError, task: object) -> list[str]:
     lines = []
     # A value that may be of several kinds is refused once for each; that makes one line.
     refused: dict[str, tuple[object, list[str]]] = {}
@@ -320,7 +261,7 @@ def _explain(error: ValidationError) -> list[str]:
         place = [str(part) for part in problem["loc"] if not _UNION_BRANCH.search(str(part))]
         path = ".".join(place)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key {path!r}: {nearest_key(place[-1], _known_keys(place[:-1]))}")
+            lines.append(f"unknown key {path!r}: {nearest_key(place[-1], _known_keys(place[:-1], task))}")
         elif problem["type"] == "missing":
             lines.append(f"key {path!r} is missing: every recipe must give it.")
         elif problem["type"] == "value_error":
@@ -336,8 +277,10 @@ def _explain(error: ValidationError) -> list[str]:
 _UNION_BRANCH = re.compile(r"\[|^constrained-")
 
 
-def _known_keys(place: Sequence[str]) -> list[str]:
+def _known_keys(place: Sequence[str], task: object) -> list[str]:
     section: type[BaseModel] = Recipe
+    if place and place[0] == "data":
+        section, place = DATA_OF_TASK[str(task)], place[1:]
     for part in place:
         field = section.model_fields.get(part)
         nested = (

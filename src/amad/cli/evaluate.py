@@ -1,6 +1,5 @@
 """``amad evaluate``."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,25 +18,25 @@ def evaluate(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write the official result file; beside the records when absent, and nowhere for a "
-            "model that is not the recipe's own."
+            help="Where to write the official result file (translations: one per line); beside the records when "
+            "absent, and nowhere for a model that is not the recipe's own."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 100,
     as_json: Json = False,
 ) -> None:
-    """Answer the validation questions of a recipe, write the official result file and score it."""
+    """Answer, caption or translate the validation set of a recipe, write the official result file and score it."""
     quiet_libraries()
     from amad.cli.progress import counted
     from amad.data.collate import Seq2SeqCollator
     from amad.data.images import load_image_transform
     from amad.data.paths import write_whole
     from amad.errors import CheckpointError, RecipeError
-    from amad.evaluation.evaluate import accuracy, answer_questions
+    from amad.evaluation.evaluate import generate_texts
     from amad.models.load import load_model, load_tokenizer
     from amad.recipe import load_recipe
     from amad.training.resumption import MODEL_FOLDER
-    from amad.training.splits import vqa_splits
+    from amad.training.tasks import load_task
 
     with user_errors():
         run = load_recipe(recipe, overrides or [])
@@ -50,15 +49,18 @@ def evaluate(
             )
         loaded = load_model(folder).to(_device())
         tokenizer, transform = load_tokenizer(folder), load_image_transform(folder)
-        data = run.data.model_copy(update={"max_validation_questions": None})
-        _, validation = vqa_splits(data, run.seed, transform.resize)
+        data = run.data.whole()
+        task = load_task(data, run.seed, transform.resize)
+        validation, scored = task.validation, task.is_scored
         if validation is None:
+            keys = data.validation_keys
+            without = f"neither {' nor '.join(keys)}" if len(keys) > 1 else f"no {keys[0]}"
             raise RecipeError(
-                "the recipe has neither data.validation nor data.holdout, so there is nothing to score. Add one."
+                f"the recipe has {without}, so there is nothing to score. Add {'one' if len(keys) > 1 else 'it'}."
             )
         collator = Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens)
-        with counted(console, "answering", len(validation)) as advance:
-            answers = answer_questions(
+        with counted(console, _DOING[run.task], len(validation)) as advance:
+            said = generate_texts(
                 loaded,
                 tokenizer,
                 validation,
@@ -67,23 +69,32 @@ def evaluate(
                 max_new_tokens=data.max_target_tokens,
                 on_progress=advance,
             )
-        out = results or (own.with_name("results.json") if folder == own else None)
+        out = results or (own.with_name(task.results_file) if folder == own else None)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(out, json.dumps(answers, ensure_ascii=False))
-        reached = accuracy(validation, answers)
+            write_whole(out, task.results(said))
         document = {
             "model": str(folder),
-            "questions": len(answers),
+            task.items: len(said),
             "results": None if out is None else str(out),
-            "accuracy": reached,
         }
+        document |= task.score(said) if scored else dict.fromkeys(task.figures)
         if as_json:
             print_json(document)
             return
         document["results"] = "not written" if out is None else str(out)
-        document["accuracy"] = "no answers to score with" if reached is None else f"{reached:.2f} %"
+        for name, digits in task.figures.items():
+            unit = " %" if name == "accuracy" else ""
+            document[name] = f"{document[name]:.{digits}f}{unit}" if scored else _UNSCORED[run.task]
         print_table("Evaluation", ("what", "value"), list(document.items()))
+
+
+_DOING = {"vqa": "answering", "captions": "captioning", "translation": "translating"}
+_UNSCORED = {
+    "vqa": "no answers to score with",
+    "captions": "no captions to score with",
+    "translation": "no translations to score with",
+}
 
 
 def _device() -> Any:

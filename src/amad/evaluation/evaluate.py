@@ -1,7 +1,7 @@
-"""Answer every question of a set, in the official form of a result file."""
+"""What a model says of every item of a set."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sized
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,7 +12,53 @@ from amad.data.vqa import VqaDataset
 _TARGETS = ("labels", "label_weights")
 
 
+class Items(Sized, Protocol):
+    """A data set: items for the collator by their number."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The item."""
+        ...
+
+
 @torch.inference_mode()
+def generate_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Items,
+    collator: Seq2SeqCollator,
+    *,
+    batch_size: int = 100,
+    max_new_tokens: int = 10,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """One text per item, greedily decoded, without special tokens, in the order of the set.
+
+    Args:
+        model: Put in evaluation mode while it generates.
+        tokenizer: Its tokenizer.
+        dataset: The items.
+        collator: Makes batches.
+        batch_size: Items per batch; padding changes no text.
+        max_new_tokens: Longest text.
+        on_progress: Called with items done and in all.
+    """
+    was_training = model.training
+    model.eval()
+    texts: list[str] = []
+    try:
+        for start in range(0, len(dataset), batch_size):
+            indices = range(start, min(start + batch_size, len(dataset)))
+            batch = collator([dataset[index] for index in indices])
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name not in _TARGETS}
+            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)
+            texts += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            if on_progress is not None:
+                on_progress(len(texts), len(dataset))
+    finally:
+        model.train(was_training)
+    return texts
+
+
 def answer_questions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -23,36 +69,20 @@ def answer_questions(
     max_new_tokens: int = 10,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """``[{"question_id": .., "answer": ".."}]``, greedily decoded, in the order of the set.
-
-    Args:
-        model: Put in evaluation mode while it answers.
-        tokenizer: Its tokenizer.
-        dataset: The questions.
-        collator: Makes batches.
-        batch_size: Questions per batch; padding changes no answer.
-        max_new_tokens: Longest answer.
-        on_progress: Called with questions answered and in all.
-    """
-    was_training = model.training
-    model.eval()
-    results: list[dict[str, Any]] = []
-    try:
-        for start in range(0, len(dataset), batch_size):
-            indices = range(start, min(start + batch_size, len(dataset)))
-            batch = collator([dataset[index] for index in indices])
-            inputs = {name: value.to(model.device) for name, value in batch.items() if name not in _TARGETS}
-            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)
-            answers = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            results += [
-                {"question_id": dataset.examples[index].question_id, "answer": answer}
-                for index, answer in zip(indices, answers, strict=True)
-            ]
-            if on_progress is not None:
-                on_progress(len(results), len(dataset))
-    finally:
-        model.train(was_training)
-    return results
+    """``[{"question_id": .., "answer": ".."}]``, the official form, of ``generate_texts`` on questions."""
+    answers = generate_texts(
+        model,
+        tokenizer,
+        dataset,
+        collator,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        on_progress=on_progress,
+    )
+    return [
+        {"question_id": example.question_id, "answer": answer}
+        for example, answer in zip(dataset.examples, answers, strict=True)
+    ]
 
 
 def accuracy(dataset: VqaDataset, results: list[dict[str, Any]]) -> float | None:

@@ -57,6 +57,7 @@ def score_captions(
     pretokenized: bool = False,
     meteor: bool | None = None,
     spice: bool = False,
+    java: bool | None = None,
 ) -> CaptionScores:
     """Score one caption per image with the reference scorers.
 
@@ -76,6 +77,8 @@ def score_captions(
         pretokenized: Captions are tokens already, parted by single spaces; they are scored as they stand.
         meteor: Whether to compute METEOR (some minutes for 5,000 images); if Java is there when None.
         spice: Whether to compute SPICE, which needs Java 8 and models that its package fetches.
+        java: Whether captions become tokens in Java; if it is there when None. False starts no process, unless
+            ``meteor`` or ``spice`` is true.
 
     Raises:
         DataError: if images differ, there are none, a caption is no string, an image has no reference or no
@@ -83,8 +86,8 @@ def score_captions(
             models are missing; or Java fails.
     """
     _refuse_misfits(references, candidates)
-    _refuse_missing(meteor, spice)
-    java = has_java()
+    refuse_missing(meteor, spice)
+    java = has_java() if java is None else java
     texts = [[on_one_line(one) for one in several] for several in references.values()]
     texts += [[on_one_line(candidates[image])] for image in references]
     if not pretokenized:
@@ -266,8 +269,12 @@ def _refuse_other_than_text(caption: object, image: ImageId) -> None:
         ) from None
 
 
-def _refuse_missing(meteor: bool | None, spice: bool) -> None:
-    """Everything that is wanted is installed."""
+def refuse_missing(meteor: bool | None = False, spice: bool = False) -> None:
+    """Everything that is wanted is installed.
+
+    Raises:
+        DataError: naming what is not and how to get it.
+    """
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise DataError(f"scoring captions needs pycocoevalcap. Run {INSTALL_SCORERS}.")

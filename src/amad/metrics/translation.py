@@ -74,8 +74,7 @@ def score_translations(
         refuse_unequal(f"references {number}", one, "the hypotheses", hypotheses)
     if not hypotheses:
         raise DataError("there are no translations to score. Check that the files are not empty.")
-    if importlib.util.find_spec("sacrebleu") is None:
-        raise DataError("scoring translations needs sacrebleu. Run pip install 'amad[metrics]'.")
+    refuse_missing()
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
@@ -144,6 +143,16 @@ def read_sentences(path: Path) -> list[str]:
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
+
+
+def refuse_missing() -> None:
+    """The scorer is installed.
+
+    Raises:
+        DataError: if it is not.
+    """
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise DataError("scoring translations needs sacrebleu. Run pip install 'amad[metrics]'.")
 
 
 def refuse_unequal(name: str, sentences: Sequence[str], other: str, others: Sequence[str]) -> None:

@@ -36,16 +36,18 @@ def progress_bar(console: Console) -> Progress:
 
 
 class ShownProgress(TrainerCallback):  # type: ignore[misc]
-    """A progress bar with an estimate of the time left, the last loss and the last accuracy.
+    """A progress bar with an estimate of the time left, the last loss and the last score.
 
     Args:
         console: Where to draw; standard error keeps standard output for results.
         description: What is being trained.
+        figure: Name of the score.
     """
 
-    def __init__(self, console: Console, description: str) -> None:
+    def __init__(self, console: Console, description: str, figure: str = "accuracy") -> None:
         self.progress = progress_bar(console)
         self.description = description
+        self.figure = figure
         self.steps: TaskID | None = None
         self.batches: TaskID | None = None
         self.shown: dict[str, str] = {}
@@ -102,8 +104,8 @@ class ShownProgress(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show the last loss and accuracy beside the bar."""
-        for name, label in (("loss", "loss"), ("eval_accuracy", "accuracy")):
+        """Show the last loss and score beside the bar."""
+        for name, label in (("loss", "loss"), (f"eval_{self.figure}", self.figure)):
             if logs and name in logs:
                 self.shown[label] = f"{label} {logs[name]:.4g}"
         if self.steps is not None:

@@ -12,7 +12,6 @@ from amad.capture.sites import Site, find_sites
 from amad.data.collate import Seq2SeqCollator
 from amad.data.images import ImageTransform, load_image_transform, new_image_transform
 from amad.data.tokens import train_tokenizer
-from amad.data.vqa import VqaDataset
 from amad.errors import RecipeError
 from amad.losses.amad import AttentionAlignment
 from amad.losses.logits import LogitsDistillation
@@ -24,7 +23,7 @@ from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
 from amad.training.models import check_same_words, new_model
 from amad.training.pairing import Pairing
-from amad.training.splits import vqa_splits
+from amad.training.tasks import LearnedTask, TaskDataset, load_task
 
 
 class RunParts:
@@ -78,9 +77,14 @@ class RunParts:
         return new_image_transform(size)
 
     @cached_property
-    def datasets(self) -> tuple[VqaDataset, VqaDataset | None]:
+    def task(self) -> LearnedTask:
+        """What is learned, with its data and its score."""
+        return load_task(self.recipe.data, self.recipe.seed, self.image_transform.resize)
+
+    @property
+    def datasets(self) -> tuple[TaskDataset, TaskDataset | None]:
         """The training and the validation set."""
-        return vqa_splits(self.recipe.data, self.recipe.seed, self.image_transform.resize)
+        return self.task.train, self.task.validation
 
     @cached_property
     def collator(self) -> Seq2SeqCollator:

@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from amad.data.paths import write_whole
+from amad.data.vqa import VqaDataset
 from amad.errors import RecipeError
 from amad.models.load import save_checkpoint
 from amad.recipe import Recipe
@@ -55,6 +56,7 @@ class TrainingRun:
         self.console = console
         self.parts = RunParts(recipe, with_teacher=with_teacher)
         self.output = Path(recipe.output)
+        self._signature: str | None = None
         if recipe.model is None and not recipe.distils:
             raise RecipeError(
                 "the recipe has neither 'model' nor 'teacher' and 'student'. amad train needs model, or teacher "
@@ -65,16 +67,16 @@ class TrainingRun:
             raise RecipeError(f"amad distill needs {missing!r} in the recipe. Add it, or use amad train.")
         if not with_teacher and recipe.objective.task is None:
             raise RecipeError("training without a teacher needs objective.task, which is null. Leave it out.")
-        # Answers are as long while training as amad evaluate lets them be; the start token counts here.
+        # Texts are as long while training as amad evaluate lets them be; the start token counts here.
         training = {"generation_max_length": recipe.data.max_target_tokens + 1}
         training |= checked_values(recipe.training)
         self.arguments: DistillationArguments = make_arguments(
             str(self.output / CHECKPOINTS_FOLDER), recipe.seed, training
         )
-        if self.arguments.eval_strategy != "no" and not (recipe.data.validation or recipe.data.holdout):
+        if self.arguments.eval_strategy != "no" and not recipe.data.validates:
             raise RecipeError(
                 f"training.eval_strategy is {self.arguments.eval_strategy.value}, and there is nothing to evaluate "
-                f"on. Give data.validation or data.holdout, or leave training.eval_strategy out."
+                f"on. Give {' or '.join(recipe.data.validation_keys)}, or leave training.eval_strategy out."
             )
 
     # ------------------------------------------------------------------ looking
@@ -85,7 +87,9 @@ class TrainingRun:
         Nothing is written. Everything that a run checks before its first step is checked, but for the output
         folder and what only computing shows.
         """
-        train, validation = self.parts.datasets
+        task, (train, validation) = self.parts.task, self.parts.datasets
+        # Refuses where the scorer is missing.
+        _ = task.is_scored
         arguments = self.arguments
         steps = arguments.max_steps
         if steps <= 0:
@@ -95,8 +99,8 @@ class TrainingRun:
             0 if self.parts.teacher is None or not self.with_teacher else self.parts.teacher.num_parameters()
         )
         summary: dict[str, Any] = {
-            "training questions": len(train),
-            "validation questions": 0 if validation is None else len(validation),
+            f"training {task.training_items}": len(train),
+            f"validation {task.items}": 0 if validation is None else len(validation),
             "optimiser steps": steps,
             "examples per step": self._examples_per_step,
             "parameters trained": trained,
@@ -140,12 +144,13 @@ class TrainingRun:
             resume: Go on from the last checkpoint of the output folder.
 
         Returns:
-            ``output``, ``model`` (folders), ``accuracy`` (percent on the validation set, if there is one with
-            answers), ``examples_seen``, ``train_seconds``, ``parameters``, and ``curve``: (examples seen,
-            accuracy).
+            ``output``, ``model`` (folders), the task's figures on the validation set (if there is one to score
+            against; ``accuracy`` in percent, ``CIDEr`` and ``Bleu_4``, or ``BLEU``), ``examples_seen``,
+            ``train_seconds``, ``parameters``, and ``curve``: (examples seen, the first of the figures).
 
         Raises:
             RecipeError: if the output exists and ``resume`` is off, or there is no checkpoint to resume from.
+            DataError: if the scorer of the task is not installed.
         """
         if not resume:
             check_new(self.output)
@@ -170,21 +175,21 @@ class TrainingRun:
                 )
                 result = self._result(trainer, seconds)
                 records.write("timing", **{key: result[key] for key in ("train_seconds", "examples_seen")})
-                if "accuracy" in result:
-                    records.write("metrics", final=True, accuracy=result["accuracy"])
+                figures = {name: result[name] for name in self.parts.task.figures if name in result}
+                if figures:
+                    signature = {} if self._signature is None else {"signature": self._signature}
+                    records.write("metrics", final=True, **figures, **signature)
         return result
 
     def _result(self, trainer: DistillationTrainer, seconds: float) -> dict[str, Any]:
-        state = trainer.state
-        if self._is_scored and not any(
-            entry["step"] == state.global_step and "eval_accuracy" in entry for entry in state.log_history
+        state, task = trainer.state, self.parts.task
+        main = f"eval_{task.main_figure}"
+        if task.is_scored and not any(
+            entry["step"] == state.global_step and main in entry for entry in state.log_history
         ):
             trainer.evaluate()
-        curve = [
-            (self.examples_seen(entry["step"]), entry["eval_accuracy"])
-            for entry in state.log_history
-            if "eval_accuracy" in entry
-        ]
+        scored = [entry for entry in state.log_history if main in entry]
+        curve = [(self.examples_seen(entry["step"]), entry[main]) for entry in scored]
         result: dict[str, Any] = {
             "output": str(self.output),
             "model": str(self.output / MODEL_FOLDER),
@@ -193,8 +198,10 @@ class TrainingRun:
             "parameters": self.parts.model.num_parameters(),
             "curve": curve,
         }
-        if curve:
-            result["accuracy"] = round(curve[-1][1], 2)
+        if scored:
+            result |= {
+                name: round(scored[-1][f"eval_{name}"], digits) for name, digits in task.figures.items()
+            }
         return result
 
     def _trainer(self) -> tuple[DistillationTrainer, ShownProgress]:
@@ -209,30 +216,25 @@ class TrainingRun:
             eval_dataset=validation,
             data_collator=self.parts.collator,
             processing_class=self.parts.tokenizer,
-            compute_metrics=self._accuracy if self._is_scored else None,
+            compute_metrics=self._accuracy if self.parts.task.is_scored else None,
         )
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
-        shown = ShownProgress(self.console, "distilling" if self.with_teacher else "training")
+        doing = "distilling" if self.with_teacher else "training"
+        shown = ShownProgress(self.console, doing, self.parts.task.main_figure)
         trainer.add_callback(shown)
-        trainer.add_callback(AnnouncedEpoch(train.set_epoch))
+        if isinstance(train, VqaDataset):
+            trainer.add_callback(AnnouncedEpoch(train.set_epoch))
         return trainer, shown
 
-    @property
-    def _is_scored(self) -> bool:
-        validation = self.parts.datasets[1]
-        return validation is not None and any(example.scores for example in validation.examples)
-
     def _accuracy(self, prediction: Any) -> dict[str, float]:
-        """VQA accuracy in percent of what was generated; official where ten answers are known."""
-        validation = self.parts.datasets[1]
-        if validation is None:
-            return {}
+        """The task's figures of what was generated."""
         tokens = torch.as_tensor(prediction.predictions)
         tokens = tokens.masked_fill(tokens < 0, int(self.parts.tokenizer.pad_token_id or 0))
         said = self.parts.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        scores = [example.accuracy(answer) for example, answer in zip(validation.examples, said, strict=True)]
-        return {"accuracy": 100 * sum(scores) / len(scores)}
+        scores = self.parts.task.score(said)
+        self._signature = scores.pop("signature", None)
+        return scores
 
     def _write_start(self, records: RunRecords, checkpoint: Path | None) -> None:
         records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)

@@ -1,0 +1,200 @@
+"""The ``data`` section of a recipe, one form per task."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Task = Literal["vqa", "captions", "translation"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class VqaFiles(Section):
+    """One split of a visual question answering set.
+
+    Attributes:
+        format: ``vqa-v2`` (official questions and annotations), ``vl-t5`` or ``blip`` (one JSON list).
+        questions: The questions; for ``vl-t5`` and ``blip`` the one file there is.
+        annotations: The answers; absent for ``vl-t5`` and ``blip``, and for a test split.
+        images: Folder of images.
+        image_name: File name of an image, with ``{image_id}`` in it; the official one by default.
+    """
+
+    format: Literal["vqa-v2", "vl-t5", "blip"] = "vqa-v2"
+    questions: str
+    annotations: str | None = None
+    images: str = "images"
+    image_name: str | None = None
+
+    @model_validator(mode="after")
+    def _keys_of_the_format(self) -> "VqaFiles":
+        superfluous = {"vqa-v2": (), "vl-t5": ("annotations",), "blip": ("annotations", "image_name")}
+        for key in superfluous[self.format]:
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"format {self.format} has no {key}: its one file says it all; leave {key} out"
+                )
+        return self
+
+
+class Holdout(Section):
+    """Hold a share of the training images out for validation, with all their questions."""
+
+    share: Share = 0.1
+    seed: int = 0
+
+
+class DataSection(Section):
+    """What the data of every task has.
+
+    Attributes:
+        root: Folder that every file below is in.
+        image_cache_gib: Decoded images kept in memory.
+    """
+
+    root: str
+    image_cache_gib: NonNegative = 1.0
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is something to validate on."""
+        return getattr(self, "validation", None) is not None or getattr(self, "holdout", None) is not None
+
+    @property
+    def validation_keys(self) -> list[str]:
+        """Keys that give something to validate on, any one of which is enough."""
+        return [f"data.{key}" for key in ("validation", "holdout") if key in type(self).model_fields]
+
+    def whole(self) -> Self:
+        """The same with no limit on what is validated."""
+        limits = [key for key in type(self).model_fields if key.startswith("max_validation_")]
+        return self.model_copy(update=dict.fromkeys(limits))
+
+
+class VqaData(DataSection):
+    """Visual question answering data.
+
+    Attributes:
+        train: The split to train on.
+        validation: The split to select and report on; or ``holdout``, never both.
+        holdout: Images of ``train`` to validate on instead.
+        prompt: What the text encoder reads; ``{question}`` is replaced.
+        max_input_tokens: Longer questions are cut.
+        max_target_tokens: Longer answers are cut.
+        max_validation_questions: Validate on the first so many questions while training; all when absent.
+    """
+
+    train: VqaFiles
+    validation: VqaFiles | None = None
+    holdout: Holdout | None = None
+    prompt: str = "vqa: {question}"
+    max_input_tokens: int = Field(20, gt=0)
+    max_target_tokens: int = Field(10, gt=0)
+    max_validation_questions: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> "VqaData":
+        if self.validation is not None and self.holdout is not None:
+            raise ValueError("give either data.validation or data.holdout, not both")
+        if "{question}" not in self.prompt:
+            raise ValueError(f"data.prompt must contain {{question}}: {self.prompt!r}")
+        return self
+
+
+class CaptionFiles(Section):
+    """One split of a captioning set.
+
+    Attributes:
+        format: ``coco`` (official), ``karpathy`` (his ``dataset_coco.json``) or ``blip`` (one JSON list).
+        captions: The file, plain or .gz.
+        images: Folder of images.
+        split: The images to take by their ``split``: needed for ``karpathy``; for ``coco`` where one file has all
+            splits; never for ``blip``, whose file is one split.
+    """
+
+    format: Literal["coco", "karpathy", "blip"] = "coco"
+    captions: str
+    images: str = "images"
+    split: str | None = None
+
+    @model_validator(mode="after")
+    def _split_of_the_format(self) -> Self:
+        if self.format == "karpathy" and self.split is None:
+            raise ValueError("format karpathy needs a split, train, val or test: its one file has them all")
+        if self.format == "blip" and self.split is not None:
+            raise ValueError("format blip has no split: a file of it is one; leave split out")
+        return self
+
+
+class CaptionData(DataSection):
+    """Captioning data.
+
+    Attributes:
+        train: The split to train on, one example per caption.
+        validation: The split to select and report on, one caption per image.
+        prompt: What the text encoder reads.
+        max_input_tokens: Longer prompts are cut.
+        max_target_tokens: Longer captions are cut.
+        max_validation_examples: Validate on the first so many images while training; all when absent.
+    """
+
+    train: CaptionFiles
+    validation: CaptionFiles | None = None
+    prompt: str = "caption:"
+    max_input_tokens: int = Field(8, gt=0)
+    max_target_tokens: int = Field(40, gt=0)
+    max_validation_examples: int | None = Field(None, gt=0)
+
+
+class TranslationData(DataSection):
+    """Translation of image descriptions, in Multi30K's files: aligned line by line.
+
+    Attributes:
+        source: Language to translate from, as file names have it.
+        target: Language to translate to.
+        train: Name of the split to train on.
+        validation: Name of the split to select and report on.
+        sentences: File of a split in a language, plain or .gz; ``{split}`` and ``{language}`` are replaced.
+        images: Folder of images; null to translate text alone.
+        image_names: List of a split's images; ``{split}`` is replaced. Not read without ``images``.
+        prompt: What the text encoder reads; ``{source}`` is replaced. T5's for cs, de, en and fr when absent.
+        max_input_tokens: Longer texts are cut, prompt included.
+        max_target_tokens: Longer translations are cut.
+        max_validation_examples: Validate on the first so many sentences while training; all when absent.
+    """
+
+    source: str = "en"
+    target: str = "de"
+    train: str = "train"
+    validation: str | None = None
+    sentences: str = "{split}.{language}"
+    images: str | None = "images"
+    image_names: str = "image_splits.{split}.txt"
+    prompt: str | None = None
+    max_input_tokens: int = Field(40, gt=0)
+    max_target_tokens: int = Field(40, gt=0)
+    max_validation_examples: int | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _two_languages(self) -> Self:
+        if self.source == self.target:
+            raise ValueError(
+                f"data.source and data.target must be two languages and are both {self.source!r}"
+            )
+        if self.prompt is not None and "{source}" not in self.prompt:
+            raise ValueError(f"data.prompt must contain {{source}}: {self.prompt!r}")
+        return self
+
+
+DATA_OF_TASK: dict[str, type[VqaData | CaptionData | TranslationData]] = {
+    "vqa": VqaData,
+    "captions": CaptionData,
+    "translation": TranslationData,
+}
+"""The form of ``data`` for each task."""
