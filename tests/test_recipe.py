@@ -1,3 +1,7 @@
+import copy
+import warnings
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given
@@ -5,6 +9,7 @@ from hypothesis import strategies as st
 
 from amad.errors import RecipeError
 from amad.recipe import Recipe, check_recipe, load_recipe
+from amad.recipe_data import DATA_OF_TASK
 
 
 def minimal(**more):
@@ -138,3 +143,88 @@ def test_a_value_that_fits_none_of_several_kinds_is_refused_in_one_line(more, st
         check_recipe(minimal(**more))
     assert str(caught.value).startswith(start)
     assert "\n" not in str(caught.value)
+
+
+DATA = {
+    "vqa": {"root": "d", "train": {"questions": "q.json"}},
+    "captions": {"root": "d", "train": {"captions": "c.json"}},
+    "translation": {"root": "d"},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "nearest"),
+    [
+        ("captions", ("data", "validaton"), "validation"),
+        ("captions", ("data", "train", "splits"), "split"),
+        ("captions", ("data", "max_validation_exampels"), "max_validation_examples"),
+        ("translation", ("data", "sourc"), "source"),
+        ("translation", ("data", "image_cache_gb"), "image_cache_gib"),
+    ],
+)
+def test_an_unknown_key_of_a_tasks_data_is_refused_with_its_own_nearest_key(task, path, nearest):
+    tree = minimal(task=task, data=copy.deepcopy(DATA[task]))
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = 1
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(tree)
+    assert str(caught.value) == f"recipe: unknown key '{'.'.join(path)}': did you mean '{nearest}'?"
+
+
+def test_data_of_another_task_is_refused_by_the_keys_of_this_one():
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(minimal(task="captions"))
+    assert str(caught.value).splitlines() == [
+        "recipe: key 'data.train.captions' is missing: every recipe must give it.",
+        "recipe: unknown key 'data.train.questions': did you mean 'captions'?",
+    ]
+
+
+@pytest.mark.parametrize("data", [DATA["captions"], {"nonsense": 1}, 3])
+def test_an_unknown_task_is_refused_alone(data):
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(minimal(task="caption", data=data))
+    assert str(caught.value) == (
+        "recipe: task = 'caption': input should be 'vqa', 'captions' or 'translation'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "message"),
+    [
+        ("captions", {"train": {"captions": "c", "format": "karpathy"}}, "format karpathy needs a split"),
+        ("captions", {"train": {"captions": "c", "format": "blip", "split": "val"}}, "blip has no split"),
+        ("captions", {"train": 3}, "data.train = 3: input should be a valid dictionary"),
+        ("translation", {"source": "de"}, "must be two languages and are both 'de'"),
+        ("translation", {"prompt": "translate"}, r"data\.prompt must contain \{source\}"),
+        ("translation", {"validation": {"captions": "c"}}, "data.validation = .*valid string"),
+    ],
+)
+def test_rules_of_each_tasks_data(task, data, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_recipe(minimal(task=task, data=DATA[task] | data))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", DATA)
+def test_the_data_of_each_task_reads_back_as_stored(task):
+    recipe = check_recipe(minimal(task=task, data=DATA[task]))
+    assert type(recipe.data) is DATA_OF_TASK[task]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_recipe(yaml.safe_load(recipe.dump())) == recipe
+    limit = next(key for key in type(recipe.data).model_fields if key.startswith("max_validation"))
+    limited = check_recipe(minimal(task=task, data=DATA[task] | {limit: 3}))
+    assert limited.data != recipe.data
+    assert limited.data.whole() == recipe.data
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_recipe_that_ships_is_valid_and_validates(path):
+    recipe = load_recipe(path)
+    assert recipe.data.validates
+    assert recipe.training["generation_max_length"] == recipe.data.max_target_tokens + 1

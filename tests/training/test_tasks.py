@@ -1,0 +1,209 @@
+import json
+import sys
+
+import pytest
+
+from amad.data.shapes import IMAGE_NAME, write_shapes
+from amad.errors import DataError
+from amad.metrics.captions import score_captions
+from amad.metrics.translation import score_translations
+from amad.recipe_data import CaptionData, TranslationData, VqaData
+from amad.training.tasks import CaptionTask, TranslationTask, VqaTask, load_task
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_shapes(folder, 40, seed=1)
+    return folder
+
+
+def captions(root, **more):
+    files = {name: {"captions": f"captions_{name}.json"} for name in ("train", "val")}
+    data = {"root": str(root), "train": files["train"], "validation": files["val"]} | more
+    return CaptionData.model_validate(data)
+
+
+def translation(root, **more):
+    return TranslationData.model_validate({"root": str(root), "validation": "val"} | more)
+
+
+def task_of(data):
+    return load_task(data, 0, lambda image: image)
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_captions_are_scored_as_the_scorers_do_from_our_tokens_and_the_signature_says_so(scenes):
+    task = task_of(captions(scenes))
+    # Some are right, some are of another image.
+    references = [example.captions for example in task.validation.examples]
+    said = [several[1] for several in references]
+    said[1], said[2] = said[2], said[1]
+    ids = [example.image_id for example in task.validation.examples]
+    direct = score_captions(
+        dict(zip(ids, references, strict=True)), dict(zip(ids, said, strict=True)), meteor=False, java=False
+    )
+    scores = task.score(said)
+    assert scores == {
+        "CIDEr": direct.corpus["CIDEr"],
+        "Bleu_4": direct.corpus["Bleu_4"],
+        "signature": direct.signature,
+    }
+    assert scores["CIDEr"] > 0
+    assert scores["signature"].startswith("tokenizer:amad-ptb|java:no|")
+    assert task.main_figure == "CIDEr"
+
+
+def test_scoring_captions_starts_no_java(scenes, tmp_path, monkeypatch):
+    java = tmp_path / "java"
+    java.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    task = task_of(captions(scenes))
+    task.score([example.captions[0] for example in task.validation.examples])
+    assert not (tmp_path / "started").exists()
+
+
+def test_translations_are_scored_by_sacrebleu_without_case(scenes):
+    task = task_of(translation(scenes))
+    references = lines(scenes / "val.de")
+    said = [one.upper() for one in references]
+    said[0], said[1] = said[1], said[0]
+    direct = score_translations([references], said, lowercase=True)
+    assert task.score(said) == {"BLEU": direct.bleu, "signature": direct.signatures["BLEU"]}
+    assert 0 < direct.bleu < 100
+    assert task.score([one.upper() for one in references])["BLEU"] == pytest.approx(100)
+
+
+def test_result_files_are_official(scenes):
+    task = task_of(captions(scenes))
+    images = json.loads((scenes / "captions_val.json").read_text())["images"]
+    said = [f"bär {i}" for i in range(len(images))]
+    assert json.loads(task.results(said)) == [
+        {"image_id": image["id"], "caption": one} for image, one in zip(images, said, strict=True)
+    ]
+    # A text of several lines would shift all lines that follow.
+    assert task_of(translation(scenes)).results(["ein\nHaus ", "", "x"]) == "ein Haus\n\nx\n"
+
+
+def test_each_task_reads_its_own_files(scenes):
+    vqa = VqaData.model_validate(
+        {
+            "root": str(scenes),
+            "train": {
+                "questions": "questions_train.json",
+                "annotations": "annotations_train.json",
+                "image_name": IMAGE_NAME,
+            },
+        }
+    )
+    tasks = [task_of(vqa), task_of(captions(scenes)), task_of(translation(scenes, source="de", target="en"))]
+    assert [type(task) for task in tasks] == [VqaTask, CaptionTask, TranslationTask]
+    n_images = len(lines(scenes / "train.en"))
+    assert len(tasks[1].train) == 5 * n_images
+    assert len(tasks[1].validation) == 40 - n_images == len(tasks[2].validation)
+    assert tasks[2].train.text(0) == f"translate German to English: {lines(scenes / 'train.de')[0]}"
+    assert tasks[2].train.examples[0].target == lines(scenes / "train.en")[0]
+    assert not tasks[0].is_scored
+
+
+def test_one_coco_file_with_a_split_per_image_is_both_sets(scenes, tmp_path):
+    document = json.loads((scenes / "captions_train.json").read_text())
+    for i, image in enumerate(document["images"]):
+        image["split"] = "val" if i < 3 else "train"
+    (tmp_path / "captions.json").write_text(json.dumps(document))
+    (tmp_path / "images").symlink_to(scenes / "images")
+    both = {name: {"captions": "captions.json", "split": name} for name in ("train", "val")}
+    task = task_of(captions(tmp_path, train=both["train"], validation=both["val"]))
+    ids = [[example.image_id for example in one.examples] for one in (task.validation, task.train)]
+    assert ids[0] + ids[1] == [image["id"] for image in document["images"]]
+    assert len(ids[0]) == 3
+
+
+def test_karpathys_and_blips_files_are_read_by_their_format(scenes, tmp_path):
+    (tmp_path / "images").symlink_to(scenes / "images")
+    names = sorted(path.name for path in (scenes / "images").iterdir())[:2]
+    karpathy = [
+        {"filename": name, "imgid": i, "split": split, "sentences": [{"raw": f"k {i}"}]}
+        for i, (name, split) in enumerate(zip(names, ("restval", "val"), strict=True))
+    ]
+    (tmp_path / "k.json").write_text(json.dumps({"images": karpathy}))
+    (tmp_path / "b.json").write_text(json.dumps([{"image": name, "caption": name} for name in names]))
+    task = task_of(
+        captions(
+            tmp_path,
+            train={"format": "karpathy", "captions": "k.json", "split": "train"},
+            validation={"format": "blip", "captions": "b.json"},
+        )
+    )
+    assert [example.captions for example in task.train.examples] == [("k 0",)]
+    assert [example.captions for example in task.validation.examples] == [(name,) for name in names]
+
+
+def test_the_limit_cuts_the_validation_set_alone(scenes):
+    for data in (captions(scenes, max_validation_examples=2), translation(scenes, max_validation_examples=2)):
+        whole, limited = task_of(data.whole()), task_of(data)
+        assert len(limited.validation) == 2 < len(whole.validation)
+        assert len(limited.train) == len(whole.train)
+        assert limited.validation.examples == whole.validation.examples[:2]
+
+
+def test_text_alone_is_translated_without_images(scenes, tmp_path):
+    for name in ("train.en", "train.de"):
+        (tmp_path / name).write_bytes((scenes / name).read_bytes())
+    task = task_of(translation(tmp_path, images=None, validation=None))
+    assert "image" not in task.train[0]
+    assert not task.is_scored
+
+
+def test_captions_of_a_test_split_are_written_and_not_scored(scenes, tmp_path):
+    document = json.loads((scenes / "captions_val.json").read_text())
+    del document["annotations"]
+    (tmp_path / "test.json").write_text(json.dumps(document))
+    (tmp_path / "captions_train.json").write_bytes((scenes / "captions_train.json").read_bytes())
+    (tmp_path / "images").symlink_to(scenes / "images")
+    task = task_of(captions(tmp_path, validation={"captions": "test.json"}))
+    assert not task.is_scored
+    assert len(json.loads(task.results(["x"] * len(task.validation)))) == len(document["images"])
+    with pytest.raises(DataError, match=r"none of the \d+ images has a caption.* Give data\.train\.captions"):
+        task_of(captions(tmp_path, train={"captions": "test.json"}))
+
+
+@pytest.mark.parametrize(
+    ("make", "more", "message"),
+    [
+        (captions, {"root": "absent"}, r"data\.root absent is no folder"),
+        (captions, {"train": {"captions": "no.json"}}, r"no\.json: no such file"),
+        (captions, {"train": {"captions": "../c.json"}}, r"data\.train\.captions: the file name .* leaves"),
+        (
+            captions,
+            {"validation": {"captions": "captions_val.json", "split": "val"}},
+            "no image has a 'split'",
+        ),
+        (
+            captions,
+            {"validation": {"captions": "captions_val.json", "images": "x"}},
+            "folder of images cannot",
+        ),
+        (translation, {"train": "trian"}, r"trian\.en: no such file"),
+        (translation, {"target": "nl"}, "must be one of cs, de, en, fr but is 'nl'"),
+        (translation, {"sentences": "train.en"}, r"for both languages. Put \{language\} in it"),
+        (translation, {"sentences": "{lang}"}, r"data\.sentences: .* asks for \['lang'\]"),
+        (translation, {"image_names": "image_splits.val.txt"}, "Lines of a split must correspond"),
+        (translation, {"sentences": "/{split}.{language}"}, r"data\.sentences: the file name .* leaves"),
+    ],
+)
+def test_what_cannot_be_read_is_one_error(scenes, make, more, message):
+    with pytest.raises(DataError, match=message):
+        task_of(make(**({"root": scenes} | more)))
+
+
+@pytest.mark.parametrize(("make", "package"), [(captions, "pycocoevalcap"), (translation, "sacrebleu")])
+def test_a_missing_scorer_is_refused_only_where_it_is_needed(scenes, monkeypatch, make, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=rf"needs {package}. Run pip install 'amad\[metrics\]'"):
+        _ = task_of(make(scenes)).is_scored
+    assert not task_of(make(scenes, validation=None)).is_scored
