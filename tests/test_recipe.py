@@ -197,6 +197,7 @@ def test_an_unknown_task_is_refused_alone(data):
         ("captions", {"train": {"captions": "c", "format": "karpathy"}}, "format karpathy needs a split"),
         ("captions", {"train": {"captions": "c", "format": "blip", "split": "val"}}, "blip has no split"),
         ("captions", {"train": 3}, "data.train = 3: input should be a valid dictionary"),
+        ("translation", {"images": None}, "data.images = None: input should be a valid string"),
         ("translation", {"source": "de"}, "must be two languages and are both 'de'"),
         ("translation", {"prompt": "translate"}, r"data\.prompt must contain \{source\}"),
         ("translation", {"validation": {"captions": "c"}}, "data.validation = .*valid string"),

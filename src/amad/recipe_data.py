@@ -161,8 +161,8 @@ class TranslationData(DataSection):
         train: Name of the split to train on.
         validation: Name of the split to select and report on.
         sentences: File of a split in a language, plain or .gz; ``{split}`` and ``{language}`` are replaced.
-        images: Folder of images; null to translate text alone.
-        image_names: List of a split's images; ``{split}`` is replaced. Not read without ``images``.
+        images: Folder of images.
+        image_names: List of a split's images; ``{split}`` is replaced.
         prompt: What the text encoder reads; ``{source}`` is replaced. T5's for cs, de, en and fr when absent.
         max_input_tokens: Longer texts are cut, prompt included.
         max_target_tokens: Longer translations are cut.
@@ -174,7 +174,7 @@ class TranslationData(DataSection):
     train: str = "train"
     validation: str | None = None
     sentences: str = "{split}.{language}"
-    images: str | None = "images"
+    images: str = "images"
     image_names: str = "image_splits.{split}.txt"
     prompt: str | None = None
     max_input_tokens: int = Field(40, gt=0)

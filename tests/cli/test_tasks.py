@@ -4,9 +4,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from amad.recipe import load_recipe
 from amad.records import read_records
+from amad.training.tasks import load_task
 
 CAPTIONS = {
     "train": {"captions": "captions_train.json"},
@@ -58,6 +61,11 @@ def test_what_was_learned_by_heart_is_said_written_and_scored(amad, tree, scenes
     for name in FIGURES[task]:
         assert scored[name] == pytest.approx(told[name])
     assert told[main] > {"CIDEr": 1, "BLEU": 20}[main]
+    # While training, the first four were scored.
+    written = Path(told["results"]).read_text()
+    said = [row["caption"] for row in json.loads(written)] if task == "captions" else written.splitlines()
+    first = load_task(load_recipe(path).data, 0, np.asarray).score(said[:4])
+    assert trained[main] == pytest.approx(first[main], abs=0.005)
     assert told["signature"] in amad.succeed("evaluate", path)
 
 

@@ -151,14 +151,6 @@ def test_the_limit_cuts_the_validation_set_alone(scenes):
         assert limited.validation.examples == whole.validation.examples[:2]
 
 
-def test_text_alone_is_translated_without_images(scenes, tmp_path):
-    for name in ("train.en", "train.de"):
-        (tmp_path / name).write_bytes((scenes / name).read_bytes())
-    task = task_of(translation(tmp_path, images=None, validation=None))
-    assert "image" not in task.train[0]
-    assert not task.is_scored
-
-
 def test_captions_of_a_test_split_are_written_and_not_scored(scenes, tmp_path):
     document = json.loads((scenes / "captions_val.json").read_text())
     del document["annotations"]

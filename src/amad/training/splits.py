@@ -160,8 +160,6 @@ def read_translation_files(root: Path, data: TranslationData, split: str) -> lis
             f"data.sentences = {data.sentences!r} names one file, {source}, for both languages. Put {{language}} "
             "in it."
         )
-    if data.images is None:
-        return read_multi30k(source, target)
     names = inside(root, fill_template(data.image_names, "data.image_names", split=split), "data.image_names")
     return read_multi30k(source, target, names, inside(root, data.images, "data.images"))
 
