@@ -103,7 +103,7 @@ def draw(rows: list[dict[str, str]], quantity: str, path: Path) -> None:
     )
     figure.supxlabel(
         f"one pair of layers, 12 heads teach 12 of width 64, one sample, float32, one thread; {rows[-1]['machine']}, "
-        f"torch {rows[-1]['torch']}, commit {rows[-1]['commit']}",
+        f"torch {rows[-1]['torch']}, commits {', '.join(sorted({row['commit'][:7] for row in rows}))}",
         fontsize=7,
         color=GREY,
     )
