@@ -17,20 +17,7 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: if the file is missing, cannot be read, or is truncated or otherwise no JSON.
     """
-    try:
-        raw = path.read_bytes()
-        if path.suffix == ".gz":
-            raw = gzip.decompress(raw)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Give the path of a JSON file, plain or .gz.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: not a whole gzip file ({error}). Fetch it again; a plain file must not be named .gz."
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions."
-        ) from None
+    raw = read_bytes(path, "JSON")
     try:
         return json.loads(raw)
     except RecursionError:
@@ -40,6 +27,27 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise DataError(
             f"{path}: not valid JSON ({error}). The file may be truncated or of another kind; fetch it again."
+        ) from None
+
+
+def read_bytes(path: Path, kind: str) -> bytes:
+    """What a file holds; a name that ends in ``.gz`` is unzipped. ``kind`` says of what kind it must be.
+
+    Raises:
+        DataError: if the file is missing, truncated or cannot be read.
+    """
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Give the path of a {kind} file, plain or .gz.") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: not a whole gzip file ({error}). Fetch it again; a plain file must not be named .gz."
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions."
         ) from None
 
 

@@ -1,14 +1,13 @@
 """Translation scores, from the reference scorer (sacreBLEU): BLEU and chrF."""
 
-import gzip
 import importlib.util
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from amad.errors import DataError
+from amad.metrics.documents import read_bytes
 
 TOKENIZERS = ("13a", "intl", "char", "none")
 """What may stand between raw text and n-grams: sacreBLEU's tokenizers that need no further package."""
@@ -121,18 +120,7 @@ def read_sentences(path: Path) -> list[str]:
         DataError: if the file is missing, is truncated or is not UTF-8.
     """
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Give the path of a text file, plain or .gz.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: not a whole gzip file ({error}). Fetch it again; a plain file must not be named .gz."
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}). Check the path and its permissions."
-        ) from None
+        text = read_bytes(path, "text").decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
