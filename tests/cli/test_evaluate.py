@@ -79,3 +79,24 @@ def test_results_in_the_place_of_a_folder_are_refused(amad, student_tree, taught
     Path("taken").mkdir()
     message = amad.refuse("evaluate", amad.write(student_tree), "--model", taught.model, "--results", "taken")
     assert "taken: Is a directory" in message
+
+
+def test_blank_images_hide_the_image_alone_and_leave_the_other_result_file(amad, student_tree, scenes):
+    # It learns the validation questions by heart; their answers need the image.
+    student_tree["data"]["train"] = student_tree["data"]["validation"]
+    path = amad.write(student_tree)
+    amad.succeed(
+        "train", path, "training.max_steps=80", "training.per_device_train_batch_size=24", "student.width=1.0"
+    )
+    shown = amad.document("evaluate", path)
+    before = Path(shown["results"]).read_bytes()
+    blank = amad.document("evaluate", path, "--blank-images")
+    assert (shown["images"], blank["images"]) == ("shown", "blank")
+    assert blank["results"] == "student/results-blank.json"
+    assert Path(shown["results"]).read_bytes() == before != Path(blank["results"]).read_bytes()
+    # One answer per question: nothing but its words is left to tell.
+    asked = json.loads((scenes / "questions_val.json").read_text())["questions"]
+    said = {}
+    for question, row in zip(asked, json.loads(Path(blank["results"]).read_text()), strict=True):
+        said.setdefault(question["question"], set()).add(row["answer"])
+    assert all(len(answers) == 1 for answers in said.values())

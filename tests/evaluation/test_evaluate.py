@@ -1,11 +1,14 @@
+import numpy as np
 import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from amad.data.collate import Seq2SeqCollator
+from amad.data.images import new_image_transform
 from amad.data.tokens import train_tokenizer
 from amad.data.vqa import VqaDataset, VqaExample
-from amad.evaluation.evaluate import accuracy, answer_questions
+from amad.errors import DataError
+from amad.evaluation.evaluate import accuracy, answer_questions, blanked, generate_texts
 
 QUESTIONS = ["what color", "what", "how many circles are red", "is it", "red or blue"]
 
@@ -66,6 +69,35 @@ def test_progress_is_told_after_every_batch(answering):
         *answering, batch_size=2, max_new_tokens=1, on_progress=lambda done, whole: told.append((done, whole))
     )
     assert told == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_blank_image_is_one_of_the_mean_colour_of_the_processor(answering):
+    tokenizer = answering[1]
+    transform = new_image_transform(4, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
+    collator = Seq2SeqCollator(tokenizer, transform)
+    noise = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), dtype=np.uint8)
+    batch = collator([{"text": "what", "image": image} for image in noise])
+    mean = np.broadcast_to(np.array([51, 102, 153], np.uint8), (4, 4, 3))
+    torch.testing.assert_close(blanked(batch)["pixel_values"], transform([mean, mean]), atol=1e-6, rtol=0)
+    assert blanked(batch)["input_ids"] is batch["input_ids"]
+    assert batch["pixel_values"].any()
+
+
+def test_blank_regions_are_zero_and_as_many_as_before(answering):
+    collator = answering[3]
+    batch = collator(
+        [{"text": "what", "vis_feats": np.ones((n, 3)), "boxes": np.ones((n, 4))} for n in (1, 2)]
+    )
+    blank = blanked(batch)
+    assert not blank["vis_feats"].any()
+    assert not blank["boxes"].any()
+    assert blank["vis_attention_mask"].equal(batch["vis_attention_mask"])
+    assert blank["vis_feats"].shape == (2, 2, 3)
+
+
+def test_a_set_without_images_has_none_to_blank(answering):
+    with pytest.raises(DataError, match="no images to blank"):
+        generate_texts(*answering, blank_images=True)
 
 
 def results(*answers):

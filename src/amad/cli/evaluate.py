@@ -23,6 +23,14 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 100,
+    blank_images: Annotated[
+        bool,
+        typer.Option(
+            "--blank-images",
+            help="Show the model blank images: every pixel the mean colour of its image processor (zero after "
+            "normalisation), every region feature and box zero. What it then says, it says of the text alone.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Answer, caption or translate the validation set of a recipe, write the official result file and score it."""
@@ -67,14 +75,18 @@ def evaluate(
                 collator,
                 batch_size=batch_size,
                 max_new_tokens=data.max_target_tokens,
+                blank_images=blank_images,
                 on_progress=advance,
             )
-        out = results or (own.with_name(task.results_file) if folder == own else None)
+        file = Path(task.results_file)
+        name = f"{file.stem}-blank{file.suffix}" if blank_images else file.name
+        out = results or (own.with_name(name) if folder == own else None)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_whole(out, task.results(said))
         document = {
             "model": str(folder),
+            "images": "blank" if blank_images else "shown",
             task.items: len(said),
             "results": None if out is None else str(out),
         }

@@ -1,15 +1,18 @@
 """What a model says of every item of a set."""
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amad.data.collate import Seq2SeqCollator
 from amad.data.vqa import VqaDataset
+from amad.errors import DataError
 
 _TARGETS = ("labels", "label_weights")
+_SIGHT = ("pixel_values", "vis_feats", "boxes")
 
 
 class Items(Sized, Protocol):
@@ -29,6 +32,7 @@ def generate_texts(
     *,
     batch_size: int = 100,
     max_new_tokens: int = 10,
+    blank_images: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """One text per item, greedily decoded, without special tokens, in the order of the set.
@@ -40,7 +44,11 @@ def generate_texts(
         collator: Makes batches.
         batch_size: Items per batch; padding changes no text.
         max_new_tokens: Longest text.
+        blank_images: Show the model no image: see :func:`blanked`.
         on_progress: Called with items done and in all.
+
+    Raises:
+        DataError: if an item cannot be read, or there is no image to blank.
     """
     was_training = model.training
     model.eval()
@@ -49,6 +57,8 @@ def generate_texts(
         for start in range(0, len(dataset), batch_size):
             indices = range(start, min(start + batch_size, len(dataset)))
             batch = collator([dataset[index] for index in indices])
+            if blank_images:
+                batch = blanked(batch)
             inputs = {name: value.to(model.device) for name, value in batch.items() if name not in _TARGETS}
             tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)
             texts += tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -57,6 +67,21 @@ def generate_texts(
     finally:
         model.train(was_training)
     return texts
+
+
+def blanked(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with nothing to see: ``pixel_values``, ``vis_feats`` and ``boxes`` are zero, masks stay.
+
+    Pixels are zero after normalisation, so the image is one of the mean colour of the checkpoint's image processor
+    (``image_mean``: mid-grey where that is 0.5); black where the processor does not normalise. The model reads as
+    many visual tokens as before, with their positions where it embeds those itself.
+
+    Raises:
+        DataError: if the batch has no image.
+    """
+    if not any(name in batch for name in _SIGHT):
+        raise DataError("there are no images to blank: the items of this set have text alone.")
+    return {name: torch.zeros_like(value) if name in _SIGHT else value for name, value in batch.items()}
 
 
 def answer_questions(
