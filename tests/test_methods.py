@@ -1,0 +1,77 @@
+"""What each method changes in a recipe, and what it leaves as it is."""
+
+import pytest
+
+from amad.errors import RecipeError
+from amad.methods import METHODS, apply_method
+from amad.recipe import check_recipe
+
+
+def recipe(objective=None, **more):
+    tree = {
+        "task": "vqa",
+        "output": "runs/x",
+        "data": {"root": "d", "train": {"questions": "q.json"}},
+        "teacher": "t",
+        "student": {"heads": 2},
+        "objective": objective or {},
+    }
+    return check_recipe(tree | more)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_changes_nothing_but_the_objective_and_is_final(name):
+    before = recipe(
+        {"attention": {"weight": 3.0, "stacks": {"encoder.self": 2.0}}, "logits": {"weight": 5.0}}
+    )
+    after = apply_method(before, name)
+    assert after.model_dump(exclude={"objective"}) == before.model_dump(exclude={"objective"})
+    assert after.objective.task == before.objective.task
+    assert apply_method(after, name) == after
+
+
+def test_weights_and_stacks_stay_as_they_are():
+    before = recipe({"attention": {"weight": 3.0, "stacks": {"encoder.self": 2.0}, "variant": "mse"}})
+    after = apply_method(before, "amad-token").objective
+    assert (after.attention.weight, after.attention.stacks) == (3.0, {"encoder.self": 2.0})
+    assert after.attention.variant == "token"
+    assert after.logits == before.objective.logits
+
+
+def test_the_ground_truth_alone_has_one_term():
+    after = apply_method(recipe(), "none").objective
+    assert (after.logits, after.attention) == (None, None)
+
+
+def test_predictions_alone_come_back_where_the_recipe_left_them_out():
+    after = apply_method(recipe({"logits": None}), "logits").objective
+    assert after.attention is None
+    assert after.logits.weight == 1.0
+
+
+def test_an_attention_method_adds_no_predictions():
+    after = apply_method(recipe({"logits": None, "attention": None}), "amad").objective
+    assert after.logits is None
+    assert after.attention.variant == "kl"
+
+
+def test_the_temperature_is_the_recipes_unless_the_method_sets_it():
+    before = recipe({"attention": {"temperature": 0.5}})
+    assert apply_method(before, "amad").objective.attention.temperature == 0.5
+    assert apply_method(before, "amad-sharp").objective.attention.temperature == 0.1
+
+
+def test_an_unknown_method_is_refused_with_those_that_there_are():
+    with pytest.raises(RecipeError, match=r"method 'amad-mes' is none of none, logits, amad, amad-mse, "):
+        apply_method(recipe(), "amad-mes")
+
+
+@pytest.mark.parametrize("missing", ["teacher", "student"])
+def test_a_recipe_without_teacher_or_student_is_refused(missing):
+    with pytest.raises(RecipeError, match="lacks one of them"):
+        apply_method(recipe(**{missing: None}), "amad")
+
+
+def test_the_ground_truth_alone_needs_a_task_term():
+    with pytest.raises(RecipeError, match=r"objective\.task is null"):
+        apply_method(recipe({"task": None}), "none")
