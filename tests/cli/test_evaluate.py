@@ -100,3 +100,17 @@ def test_blank_images_hide_the_image_alone_and_leave_the_other_result_file(amad,
     for question, row in zip(asked, json.loads(Path(blank["results"]).read_text()), strict=True):
         said.setdefault(question["question"], set()).add(row["answer"])
     assert all(len(answers) == 1 for answers in said.values())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.generation_num_beams=0", "generation_num_beams must be at least 1"),
+        ("training.generation_num_beams=many", "generation_num_beams = 'many'"),
+        ("training.generation_max_length=1", "the start token counts"),
+    ],
+)
+def test_decoding_that_cannot_be_is_refused_by_either_command(amad, teacher_tree, taught, override, message):
+    path = amad.write(teacher_tree)
+    assert message in amad.refuse("evaluate", path, override, "--model", taught.model)
+    assert message in amad.refuse("train", path, override)

@@ -69,6 +69,23 @@ def test_what_was_learned_by_heart_is_said_written_and_scored(amad, tree, scenes
     assert told["signature"] in amad.succeed("evaluate", path)
 
 
+def test_the_recipe_decides_how_to_decode_while_training_and_afterwards(amad, tree):
+    tree["data"] |= {"train": tree["data"]["validation"]}
+    tree["training"] |= {"max_steps": 30, "generation_num_beams": 4, "generation_max_length": 20}
+    tree["model"]["config"] |= {"d_model": 32, "d_kv": 8, "d_ff": 64}
+    path = amad.write(tree)
+    trained = amad.document("train", path)
+    told = amad.document("evaluate", path)
+    assert (told["max_length"], told["num_beams"]) == (20, 4)
+    for name in FIGURES[tree["task"]]:
+        assert told[name] == pytest.approx(trained[name], abs=0.005) != 0
+    said = []
+    for override in ("training.generation_num_beams=1", "training.generation_max_length=5"):
+        amad.succeed("evaluate", path, override, "--results", "other")
+        said.append(Path("other").read_text())
+    assert len({Path(told["results"]).read_text(), *said}) == 3
+
+
 def test_a_student_is_distilled_in_either_task(amad, tree):
     teacher = amad.document("train", amad.write(tree))
     del tree["model"]

@@ -8,7 +8,14 @@ from amad.data.images import new_image_transform
 from amad.data.tokens import train_tokenizer
 from amad.data.vqa import VqaDataset, VqaExample
 from amad.errors import DataError
-from amad.evaluation.evaluate import accuracy, answer_questions, blanked, generate_texts
+from amad.evaluation.evaluate import (
+    Decoding,
+    accuracy,
+    answer_questions,
+    blanked,
+    generate_batches,
+    generate_texts,
+)
 
 QUESTIONS = ["what color", "what", "how many circles are red", "is it", "red or blue"]
 
@@ -55,6 +62,35 @@ def test_answers_are_those_of_one_question_at_a_time_in_the_official_form(answer
     assert len({result["answer"] for result in results}) > 1
 
 
+def test_texts_are_those_of_generate_alone_whatever_the_size_of_batches(answering):
+    model, tokenizer, dataset, collator = answering
+    model.eval()
+    differ = 0
+    for seed in range(5):
+        torch.manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, std=0.15 if "shared" in name else 0.7)
+        alone = {}
+        for beams in (1, 5):
+            alone[beams] = []
+            for index in range(len(dataset)):
+                batch = collator([{"text": dataset.text(index)}])
+                tokens = model.generate(**batch, max_length=12, num_beams=beams)
+                alone[beams] += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            for size in (1, 2, 5):
+                assert generate_texts(*answering, Decoding(12, beams), batch_size=size) == alone[beams]
+        differ += sum(greedy != beam for greedy, beam in zip(*alone.values(), strict=True))
+    # Beams are searched, and find more than greed does.
+    assert differ > 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_may_be_any_items_and_be_read_ahead(answering, workers):
+    whole = generate_texts(*answering, Decoding(5))
+    said = generate_batches(*answering, Decoding(5), [[3, 1], [4]], workers=workers)
+    assert list(said) == [[whole[3], whole[1]], [whole[4]]]
+
+
 def test_the_model_is_left_in_the_mode_in_which_it_came(answering):
     model = answering[0]
     for training in (True, False):
@@ -97,7 +133,7 @@ def test_blank_regions_are_zero_and_as_many_as_before(answering):
 
 def test_a_set_without_images_has_none_to_blank(answering):
     with pytest.raises(DataError, match="no images to blank"):
-        generate_texts(*answering, blank_images=True)
+        generate_texts(*answering, Decoding(5), blank_images=True)
 
 
 def results(*answers):

@@ -22,7 +22,14 @@ def evaluate(
             "absent, and nowhere for a model that is not the recipe's own."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The recipe's training.per_device_eval_batch_size when absent, or 100.",
+            show_default=False,
+        ),
+    ] = None,
     blank_images: Annotated[
         bool,
         typer.Option(
@@ -40,16 +47,20 @@ def evaluate(
     from amad.data.images import load_image_transform
     from amad.data.paths import write_whole
     from amad.errors import CheckpointError, RecipeError
-    from amad.evaluation.evaluate import generate_texts
+    from amad.evaluation.evaluate import Decoding, generate_texts
     from amad.models.load import load_model, load_tokenizer
     from amad.recipe import load_recipe
     from amad.training.resumption import MODEL_FOLDER
     from amad.training.tasks import load_task
+    from amad.training.values import checked_values, decoding_values
 
     with user_errors():
         run = load_recipe(recipe, overrides or [])
         own = Path(run.output) / MODEL_FOLDER
         folder = model or own
+        values = decoding_values(run)
+        decoding = Decoding(values["generation_max_length"], values["generation_num_beams"])
+        given = checked_values(run.training).get("per_device_eval_batch_size", 100)
         if model is None and not own.is_dir():
             raise CheckpointError(
                 f"{own} is not there yet: it is what the recipe's run leaves behind. Run amad "
@@ -73,8 +84,8 @@ def evaluate(
                 tokenizer,
                 validation,
                 collator,
-                batch_size=batch_size,
-                max_new_tokens=data.max_target_tokens,
+                decoding,
+                batch_size=batch_size or given,
                 blank_images=blank_images,
                 on_progress=advance,
             )
@@ -87,6 +98,8 @@ def evaluate(
         document = {
             "model": str(folder),
             "images": "blank" if blank_images else "shown",
+            "max_length": decoding.max_length,
+            "num_beams": decoding.num_beams,
             task.items: len(said),
             "results": None if out is None else str(out),
         }

@@ -1,10 +1,12 @@
 """What a model says of every item of a set."""
 
-from collections.abc import Callable, Mapping, Sized
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amad.data.collate import Seq2SeqCollator
@@ -23,50 +25,112 @@ class Items(Sized, Protocol):
         ...
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Decoding:
+    """How texts are decoded: the most likely one, never sampled.
+
+    Attributes:
+        max_length: Most decoder tokens, the start token among them, as ``generate`` counts them.
+        num_beams: Beams; 1 is greedy.
+    """
+
+    max_length: int
+    num_beams: int = 1
+
+
 def generate_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Items,
     collator: Seq2SeqCollator,
+    decoding: Decoding,
     *,
     batch_size: int = 100,
-    max_new_tokens: int = 10,
     blank_images: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """One text per item, greedily decoded, without special tokens, in the order of the set.
+    """One text per item, without special tokens, in the order of the set.
 
     Args:
         model: Put in evaluation mode while it generates.
         tokenizer: Its tokenizer.
         dataset: The items.
         collator: Makes batches.
+        decoding: How.
         batch_size: Items per batch; padding changes no text.
-        max_new_tokens: Longest text.
         blank_images: Show the model no image: see :func:`blanked`.
         on_progress: Called with items done and in all.
 
     Raises:
         DataError: if an item cannot be read, or there is no image to blank.
     """
+    batches = in_batches(range(len(dataset)), batch_size)
+    texts: list[str] = []
+    for said in generate_batches(
+        model, tokenizer, dataset, collator, decoding, batches, blank_images=blank_images
+    ):
+        texts += said
+        if on_progress is not None:
+            on_progress(len(texts), len(dataset))
+    return texts
+
+
+def generate_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Items,
+    collator: Seq2SeqCollator,
+    decoding: Decoding,
+    batches: Sequence[list[int]],
+    *,
+    blank_images: bool = False,
+    workers: int = 0,
+) -> Iterator[list[str]]:
+    """The texts of one batch after another; see :func:`generate_texts`.
+
+    Args:
+        model: Put in evaluation mode until the last batch.
+        tokenizer: Its tokenizer.
+        dataset: The items.
+        collator: Makes batches.
+        decoding: How.
+        batches: Numbers of the items of each batch.
+        blank_images: Show the model no image.
+        workers: Processes that read items ahead; 0: none, each batch is read when it is needed.
+    """
+
+    def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        return blanked(collator(items)) if blank_images else collator(items)
+
+    loader = DataLoader(
+        cast(Dataset[Any], dataset), batch_sampler=batches, collate_fn=collate, num_workers=workers
+    )
     was_training = model.training
     model.eval()
-    texts: list[str] = []
     try:
-        for start in range(0, len(dataset), batch_size):
-            indices = range(start, min(start + batch_size, len(dataset)))
-            batch = collator([dataset[index] for index in indices])
-            if blank_images:
-                batch = blanked(batch)
-            inputs = {name: value.to(model.device) for name, value in batch.items() if name not in _TARGETS}
-            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, num_beams=1, do_sample=False)
-            texts += tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            if on_progress is not None:
-                on_progress(len(texts), len(dataset))
+        for batch in loader:
+            yield _generate(model, tokenizer, batch, decoding)
     finally:
         model.train(was_training)
-    return texts
+
+
+@torch.inference_mode()
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Mapping[str, Tensor],
+    decoding: Decoding,
+) -> list[str]:
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name not in _TARGETS}
+    tokens = model.generate(
+        **inputs, max_length=decoding.max_length, num_beams=decoding.num_beams, do_sample=False
+    )
+    return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))
+
+
+def in_batches(numbers: Sequence[int], size: int) -> list[list[int]]:
+    """These numbers in batches, the last of which may be smaller."""
+    return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
 def blanked(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,14 +158,17 @@ def answer_questions(
     max_new_tokens: int = 10,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """``[{"question_id": .., "answer": ".."}]``, the official form, of ``generate_texts`` on questions."""
+    """``[{"question_id": .., "answer": ".."}]``, the official form, of ``generate_texts`` on questions, greedily.
+
+    For models whose decoder reads a start token and then nothing but its own: they answer in ``max_new_tokens``.
+    """
     answers = generate_texts(
         model,
         tokenizer,
         dataset,
         collator,
+        Decoding(max_length=max_new_tokens + 1),
         batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
         on_progress=on_progress,
     )
     return [

@@ -30,7 +30,7 @@ from amad.training.resumption import (
     find_checkpoint,
 )
 from amad.training.trainer import DistillationTrainer
-from amad.training.values import checked_values
+from amad.training.values import checked_values, decoding_values
 
 
 class TrainingRun:
@@ -67,9 +67,7 @@ class TrainingRun:
             raise RecipeError(f"amad distill needs {missing!r} in the recipe. Add it, or use amad train.")
         if not with_teacher and recipe.objective.task is None:
             raise RecipeError("training without a teacher needs objective.task, which is null. Leave it out.")
-        # Texts are as long while training as amad evaluate lets them be; the start token counts here.
-        training = {"generation_max_length": recipe.data.max_target_tokens + 1}
-        training |= checked_values(recipe.training)
+        training = checked_values(recipe.training) | decoding_values(recipe)
         self.arguments: DistillationArguments = make_arguments(
             str(self.output / CHECKPOINTS_FOLDER), recipe.seed, training
         )

@@ -6,9 +6,36 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from amad.errors import RecipeError
+from amad.recipe import Recipe
 from amad.training.arguments import DistillationArguments
 
-_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_AT_LEAST_ONE = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "generation_num_beams",
+)
+
+
+def decoding_values(recipe: Recipe) -> dict[str, int]:
+    """``generation_max_length`` and ``generation_num_beams`` of the recipe's ``training`` section.
+
+    Where it does not say, texts are as long as ``data.max_target_tokens`` lets targets be, after the start token,
+    and decoding is greedy, whatever a checkpoint's own generation_config.json says.
+
+    Raises:
+        RecipeError: if a value is no number, or leaves no room for a text.
+    """
+    values = {"generation_max_length": recipe.data.max_target_tokens + 1, "generation_num_beams": 1}
+    for key in values:
+        given = _checked(key, recipe.training.get(key))
+        values[key] = values[key] if given is None else given
+    if values["generation_max_length"] < 2:
+        raise RecipeError(
+            f"training.generation_max_length must be at least 2 and is {values['generation_max_length']}: the start "
+            "token counts. Give a larger number."
+        )
+    return values
 
 
 def checked_values(given: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +61,7 @@ def _checked(key: str, value: Any) -> Any:
         raise RecipeError(
             f"training.{key} = {value!r}: {reason[0].lower()}{reason[1:]}. Correct the value."
         ) from None
-    if key in _AT_LEAST_ONE and checked < 1:
+    if key in _AT_LEAST_ONE and checked is not None and checked < 1:
         raise RecipeError(f"training.{key} must be at least 1 and is {value}. Give a larger number.")
     return checked
 
