@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import amad
 from amad.axes import SiteKey
 from amad.errors import DataError
-from amad.records import EVENTS, SCHEMA, RunRecords, environment, read_records
+from amad.records import EVENTS, SCHEMA, RunRecords, environment, is_written, read_records
 
 
 @pytest.fixture
@@ -142,6 +142,38 @@ def test_a_file_of_something_else_is_refused_and_kept(file, content):
     with pytest.raises(DataError, match=r"records\.jsonl"):
         RunRecords(file)
     assert file.read_text() == content
+
+
+def test_records_that_a_run_has_open_cannot_be_opened_and_are_not_touched(file):
+    assert not is_written(file)
+    with RunRecords(file) as records:
+        records.write("note", number=1)
+        with file.open("ab") as half:
+            half.write(b'{"schema"')
+        assert is_written(file)
+        with pytest.raises(DataError, match="is being written by another run"):
+            RunRecords(file)
+        assert file.read_bytes().endswith(b'{"schema"')
+        assert len(read_records(file)) == 1
+    assert not is_written(file)
+    with RunRecords(file) as records:
+        records.write("note", number=2)
+    assert [record["number"] for record in read_records(file)] == [1, 2]
+
+
+def test_a_process_that_is_killed_leaves_its_records_open_to_others(file):
+    write = (
+        "import sys, time; from amad.records import RunRecords; records = RunRecords(sys.argv[1]); "
+        "records.write('note'); print('open', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", write, str(file)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"open\n"
+        assert is_written(file)
+        process.kill()
+    assert not is_written(file)
+    with RunRecords(file) as records:
+        records.write("note")
+    assert len(read_records(file)) == 2
 
 
 def test_a_broken_line_is_named_by_its_number(file):

@@ -13,14 +13,18 @@ import math
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 from amad.errors import DataError
+
+if sys.platform != "win32":
+    import fcntl
 
 SCHEMA = 1
 """Version of the lines that this module writes, and the newest that it reads."""
@@ -35,13 +39,15 @@ class RunRecords:
     """The records of one run, open for writing. An existing file is continued, never rewritten.
 
     A last line that an interruption left half-written is cut off when the file is opened. Each line is
-    flushed.
+    flushed. While they are open no other process can open them; the system sees to that, also when this one is
+    killed. (Not on Windows, nor where the file system knows no locks.)
 
     Args:
         path: The file, usually ``records.jsonl`` in the folder of the run; its folder is made.
 
     Raises:
-        DataError: the path is not a file that can be written, or an existing file holds something else.
+        DataError: the path is not a file that can be written, an existing file holds something else, or another
+            run is writing to it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -52,6 +58,10 @@ class RunRecords:
         except OSError as error:
             raise DataError(f"Records cannot be written to {path}: {error}. Name another file.") from error
         try:
+            if not _locked(self._file, wait_seconds=_LOOKING_SECONDS):
+                raise DataError(
+                    f"{path} is being written by another run. Wait for it, stop it, or name another file."
+                )
             self._cut_half_line()
         except BaseException:
             self._file.close()
@@ -105,6 +115,15 @@ class RunRecords:
             self._file.truncate(whole)
 
 
+def is_written(path: str | os.PathLike[str]) -> bool:
+    """Whether a run has these records open, here or on another machine that shares the file system's locks."""
+    try:
+        with open(path, "rb") as file:
+            return not _locked(file)
+    except FileNotFoundError:
+        return False
+
+
 def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The events of a run, in the order in which they were written.
 
@@ -144,6 +163,29 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "device": device,
     }
+
+
+# is_written holds the lock for a moment, and must not keep a run from starting.
+_LOOKING_SECONDS = 0.5
+
+
+def _locked(file: IO[bytes], wait_seconds: float = 0.0) -> bool:
+    """Lock the file until it is closed; False if somebody else holds it."""
+    if sys.platform == "win32":
+        return True
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        except OSError:
+            # A file system without locks.
+            return True
+        else:
+            return True
 
 
 def _version(package: str) -> str | None:

@@ -316,10 +316,9 @@ def test_distilling_a_recipe_that_has_no_teacher(amad, teacher_tree):
     assert "amad distill needs 'teacher'" in message
 
 
-def test_resuming_with_no_checkpoint(amad, student_tree):
+def test_resuming_what_was_never_begun(amad, student_tree):
     message = refused_before_anything_was_written(amad, "distill", amad.write(student_tree), "--resume")
-    assert "student/checkpoints holds no checkpoint to resume from" in message
-    assert "training.save_strategy=steps" in message
+    assert "student holds no run to resume. Start it without --resume" in message
 
 
 def test_resuming_another_run_changes_nothing(amad, student_tree):

@@ -57,6 +57,13 @@ def test_a_student_without_its_teacher_starts_the_same_and_learns_from_the_groun
     amad.document("train", path, "output=still", "training.learning_rate=0")
     both, still = (load_file(f"{name}/model/model.safetensors") for name in ("both", "still"))
     assert all(both[name].equal(still[name]) for name in both)
+    starts = {
+        event["start"]
+        for name in ("alone", "both", "still")
+        for event in read_records(f"{name}/records.jsonl")
+        if event["event"] == "seeds"
+    }
+    assert len(starts) == 1
 
 
 def test_a_projected_run_works_though_questions_differ_in_length(amad, student_tree):

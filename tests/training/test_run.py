@@ -8,10 +8,11 @@ import torch
 from rich.console import Console
 
 from amad.data.shapes import IMAGE_NAME, write_shapes
-from amad.errors import RecipeError, ShapeError
+from amad.errors import DataError, RecipeError, ShapeError
 from amad.recipe import check_recipe
-from amad.records import read_records
-from amad.training.callbacks import AnnouncedEpoch
+from amad.records import RunRecords, read_records
+from amad.training.callbacks import AnnouncedEpoch, KeptRecords
+from amad.training.models import weights_digest
 from amad.training.resumption import check_new, find_checkpoint, last_checkpoint
 from amad.training.run import TrainingRun
 from amad.training.splits import vqa_splits
@@ -105,6 +106,61 @@ def test_the_start_depends_on_the_seed_alone(tree):
     assert not all(first[name].equal(other[name]) for name in first)
 
 
+def test_the_digest_of_weights_tells_starts_apart(tree):
+    model = run_of(tree).parts.model
+    digest = weights_digest(model)
+    assert digest == weights_digest(run_of(tree).parts.model)
+    assert digest != weights_digest(run_of(tree | {"seed": 1}).parts.model)
+    assert digest != weights_digest(model.bfloat16())
+    with torch.no_grad():
+        model.shared.weight[-1, -1] += 1
+    assert digest != weights_digest(model)
+
+
+def test_records_tell_the_start_as_it_was_before_the_first_step(tree):
+    run = run_of(tree)
+    start = weights_digest(run.parts.model)
+    run.train()
+    assert weights_digest(run.parts.model) != start
+    told = [event for event in read_records(run.output / "records.jsonl") if event["event"] == "seeds"]
+    assert [(event["seed"], event["start"]) for event in told] == [(0, start)]
+
+
+def test_a_run_that_was_interrupted_before_its_first_checkpoint_begins_again(tree, monkeypatch):
+    straight = run_of(tree | {"output": tree["output"] + "-straight"}).train()
+
+    def interrupt(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptRecords, "on_log", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_of(tree).train()
+    with pytest.raises(RecipeError, match="not empty"):
+        run_of(tree).train()
+    again = run_of(tree).train(resume=True)
+    assert again["curve"] == straight["curve"]
+    notes = [
+        event["resumed_from"]
+        for event in read_records(Path(again["output"]) / "records.jsonl")
+        if "resumed_from" in event
+    ]
+    assert notes == ["the start"]
+    with pytest.raises(RecipeError, match="holds a run that is finished, and no checkpoint"):
+        run_of(tree).train(resume=True)
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(tree):
+    tree["training"] |= {"save_strategy": "steps", "save_steps": 3}
+    run = run_of(tree)
+    run.train()
+    path = run.output / "records.jsonl"
+    held = path.read_bytes()
+    with RunRecords(path), pytest.raises(DataError, match="is being written by another run"):
+        run_of(tree).train(resume=True)
+    assert path.read_bytes() == held
+
+
 def test_nothing_is_left_behind_where_the_trainer_refuses(tree, monkeypatch):
     def refuse(*args, **kwargs):
         raise ShapeError("no")
@@ -188,6 +244,8 @@ def test_places_and_trainer_arguments_may_change_on_resuming(tree, tmp_path):
 def test_an_empty_folder_is_a_new_output(tmp_path):
     check_new(tmp_path)
     check_new(tmp_path / "absent")
+    (tmp_path / "checkpoints" / "empty").mkdir(parents=True)
+    check_new(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match="not empty"):
         check_new(tmp_path)

@@ -13,7 +13,12 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print sites, pairs, steps and memory, and stop.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last checkpoint of this output folder.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from the last checkpoint of this output folder, or from the start if the run that is there was "
+        "interrupted before its first.",
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
@@ -86,6 +91,6 @@ def _after_interruption(output: Path) -> str:
     if checkpoint is not None:
         return f"interrupted; {checkpoint} is whole. Go on from it with the same command and --resume."
     return (
-        f"interrupted before a first checkpoint; {output} holds the records so far. To be able to go on next time, "
-        "set training.save_strategy=steps and training.save_steps."
+        f"interrupted before a first checkpoint; {output} holds the records so far. The same command with --resume "
+        "begins again. To be able to go on next time, set training.save_strategy=steps and training.save_steps."
     )

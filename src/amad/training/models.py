@@ -1,8 +1,10 @@
 """The model at the start of a run, where it is not simply a checkpoint."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
@@ -61,6 +63,16 @@ def new_model(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise RecipeError(f"model.config makes no model: {reason} Correct the value.") from None
     return model
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """The first 16 hexadecimal digits of SHA-256 of names and bytes of all parameters, tied ones once."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        # numpy knows no bfloat16, but every type has bytes.
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def check_same_words(student: str, teacher: PreTrainedTokenizerBase) -> None:

@@ -22,13 +22,14 @@ def check_new(output: Path) -> None:
     """See that nothing is overwritten.
 
     Raises:
-        RecipeError: if ``output`` is a file, or a folder that is not empty.
+        RecipeError: if ``output`` is a file, or a folder with a file in it.
     """
     if output.exists() and not output.is_dir():
         raise RecipeError(
             f"output {output} is a file, and a run needs a folder. Give another with output=..."
         )
-    if output.exists() and any(output.iterdir()):
+    # A run that was killed while it was being set up leaves empty folders.
+    if any(not path.is_dir() for path in output.rglob("*")):
         raise RecipeError(
             f"output folder {output} is not empty, and nothing in it is overwritten. Give another with "
             f"output=..., remove it, or go on with --resume."
@@ -45,23 +46,26 @@ def last_checkpoint(output: Path) -> Path | None:
     return max(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)
 
 
-def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path:
-    """Where the run in ``output`` goes on.
+def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path | None:
+    """Where the run in ``output`` goes on: None where it was interrupted before its first checkpoint.
 
     Raises:
-        RecipeError: if no checkpoint is there, or the run that is there is another one: it distilled where this
-            one trains alone, or its recipe differs in more than places and arguments of the trainer.
+        RecipeError: if no run is there, it is finished and left no checkpoint, or it is another one: it distilled
+            where this one trains alone, or its recipe differs in more than places and arguments of the trainer.
     """
     checkpoint = last_checkpoint(output)
-    if checkpoint is None:
-        raise RecipeError(
-            f"{output / CHECKPOINTS_FOLDER} holds no checkpoint to resume from. Start again without --resume, "
-            f"with training.save_strategy=steps and training.save_steps lower than the number of steps."
-        )
-    for record in read_records(output / RECORDS_FILE):
+    if checkpoint is None and not (output / RECIPE_FILE).is_file():
+        raise RecipeError(f"{output} holds no run to resume. Start it without --resume.")
+    records = output / RECORDS_FILE
+    for record in read_records(records) if records.is_file() else []:
         if record["event"] == "recipe" and record.get("with_teacher") != with_teacher:
             here, there = ("distill", "train") if with_teacher else ("train", "distill")
             raise RecipeError(f"{output} is a run of amad {there}, not of amad {here}. Resume it with that.")
+        if record["event"] == "timing" and checkpoint is None:
+            raise RecipeError(
+                f"{output} holds a run that is finished, and no checkpoint to go on from. To be able to go on next "
+                f"time, set training.save_strategy=steps and training.save_steps."
+            )
     stored, given = _learned(_stored(output)), _learned(recipe)
     for key in stored:
         if stored[key] != given[key]:

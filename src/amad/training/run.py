@@ -19,6 +19,7 @@ from amad.recipe import Recipe
 from amad.records import RunRecords, environment
 from amad.training.arguments import DistillationArguments, make_arguments
 from amad.training.callbacks import AnnouncedEpoch, KeptRecords, ShownProgress
+from amad.training.models import weights_digest
 from amad.training.parts import RunParts
 from amad.training.plan import record_bytes, stack_rows
 from amad.training.resumption import (
@@ -139,7 +140,8 @@ class TrainingRun:
         """Train, save, and return what came out.
 
         Args:
-            resume: Go on from the last checkpoint of the output folder.
+            resume: Go on from the last checkpoint of the output folder, or from the start where the run that is
+                there was interrupted before its first.
 
         Returns:
             ``output``, ``model`` (folders), the task's figures on the validation set (if there is one to score
@@ -147,8 +149,8 @@ class TrainingRun:
             ``train_seconds``, ``parameters``, and ``curve``: (examples seen, the first of the figures).
 
         Raises:
-            RecipeError: if the output exists and ``resume`` is off, or there is no checkpoint to resume from.
-            DataError: if the scorer of the task is not installed.
+            RecipeError: if the output exists and ``resume`` is off, or there is no run to resume.
+            DataError: if the scorer of the task is not installed, or another process is at this run.
         """
         if not resume:
             check_new(self.output)
@@ -158,7 +160,7 @@ class TrainingRun:
             self.output.mkdir(parents=True, exist_ok=True)
             write_whole(self.output / RECIPE_FILE, self.recipe.dump())
             with contextlib.closing(shown), RunRecords(self.output / RECORDS_FILE) as records:
-                self._write_start(records, checkpoint)
+                self._write_start(records, checkpoint, resume)
                 trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
                 started = time.perf_counter()
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -234,12 +236,12 @@ class TrainingRun:
         self._signature = scores.pop("signature", None)
         return scores
 
-    def _write_start(self, records: RunRecords, checkpoint: Path | None) -> None:
+    def _write_start(self, records: RunRecords, checkpoint: Path | None, resume: bool) -> None:
         records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)
         records.write("environment", **environment(str(self.arguments.device)))
-        records.write("seeds", seed=self.recipe.seed)
-        if checkpoint is not None:
-            records.write("note", resumed_from=checkpoint.name)
+        records.write("seeds", seed=self.recipe.seed, start=weights_digest(self.parts.model))
+        if resume:
+            records.write("note", resumed_from="the start" if checkpoint is None else checkpoint.name)
         pairs = [dict(zip(("student", "teacher", "weight"), row, strict=True)) for row in self.pair_rows()]
         records.write("note", pairs=pairs)
 
