@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from amad.errors import RecipeError, ShapeError
 from amad.losses.objective import Captured, Targets
@@ -79,3 +80,68 @@ def test_refusals():
         total(TaskLoss(), labels=LABELS[:, :2])
     with pytest.raises(RecipeError, match=r"label_smoothing = 1.0"):
         TaskLoss(label_smoothing=1.0)
+
+
+KINDS = torch.tensor([1, 0])
+
+
+def figures(term, labels=LABELS, kinds=KINDS, weights=None):
+    value = term(Captured(LOGITS), None, Targets(labels, weights, kinds))
+    return {
+        name: None if not count else (total / count).item() for name, (total, count) in value.figures.items()
+    }
+
+
+def test_each_kind_has_its_own_loss_and_share_of_exact_targets():
+    # The first sample says 0 and 1 where 0 and 0 are most likely; the second says 2.
+    assert figures(TaskLoss(kinds=("match", "span", "none"))) == {
+        "loss_match": pytest.approx(2 * math.log(2)),
+        "accuracy_match": 0.0,
+        "loss_span": pytest.approx(1.5 * math.log(2)),
+        "accuracy_span": 0.0,
+        "loss_none": None,
+        "accuracy_none": None,
+    }
+    right = torch.tensor([[0, 0, -100], [2, 0, -100]])
+    found = figures(TaskLoss("sample", kinds=("match", "span")), right, weights=torch.tensor([1.0, 0.5]))
+    assert found == {
+        "loss_match": pytest.approx(0.5 * 1.5 * math.log(2)),
+        "accuracy_match": 0.0,
+        "loss_span": pytest.approx(math.log(2)),
+        "accuracy_span": 100.0,
+    }
+
+
+def test_a_sample_without_a_target_is_no_exact_one():
+    empty = torch.full((2, 3), -100)
+    assert figures(TaskLoss("sample", kinds=("a", "b")), empty)["accuracy_a"] == 0
+
+
+@given(seed=st.integers(0, 99), reduction=st.sampled_from(["token", "sample"]))
+def test_losses_of_kinds_add_up_to_the_whole(seed, reduction):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(5, 4, 6, generator=generator)
+    labels = torch.randint(0, 6, (5, 4), generator=generator)
+    labels[torch.rand(5, 4, generator=generator) < 0.4] = -100
+    targets = Targets(labels, kinds=torch.randint(0, 3, (5,), generator=generator))
+    value = TaskLoss(reduction, kinds=("a", "b", "c"))(Captured(logits), None, targets)
+    parts = [value.figures[f"loss_{kind}"] for kind in "abc"]
+    assert sum(part.total for part in parts).item() == pytest.approx(value.total.item(), rel=1e-5, abs=1e-6)
+    n_tokens = int((labels != -100).sum())
+    assert int(sum(part.divisor for part in parts)) == (n_tokens if reduction == "token" else 5)
+
+
+def test_an_exact_target_is_what_greedy_decoding_gives():
+    torch.manual_seed(1)
+    sizes = {"vocab_size": 6, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).eval()
+    asked = torch.arange(2, 6)[:, None].repeat(1, 3)
+    with torch.no_grad():
+        said = model.generate(asked, max_new_tokens=3, min_new_tokens=3, do_sample=False)[:, 1:]
+        labels = said.clone()
+        labels[1, 2] = (labels[1, 2] + 1) % 6
+        labels[2, 0] = (labels[2, 0] + 1) % 6
+        logits = model(asked, labels=labels).logits
+    term = TaskLoss(kinds=("all",))
+    value = term(Captured(logits), None, Targets(labels, kinds=torch.zeros(4, dtype=torch.long)))
+    assert value.figures["accuracy_all"] == (200, 4)

@@ -155,6 +155,34 @@ def test_evaluation_reports_every_term_and_its_share(tmp_path, generates):
     assert sum(metrics[f"eval_share_{name}"] for name in ("task", "logits", "attention")) == pytest.approx(1)
 
 
+class Kinds(toy.Sentences):
+    """The sentences, every third of kind 1 and the others of kind 0."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"kinds": torch.tensor(int(index % 3 == 0))}
+
+
+@pytest.mark.parametrize("batch", [{"per_device_train_batch_size": 16}, {"gradient_accumulation_steps": 4}])
+def test_each_kind_of_samples_has_its_own_figures_however_the_step_is_split(tmp_path, batch):
+    sizes = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 3} | batch
+    run = toy.trainer(tmp_path, learning_rate=0.0, **sizes)
+    run.pairs = ()
+    run.objective = Objective({"task": (1.0, TaskLoss(kinds=("a", "b", "absent")))})
+    run.train_dataset = run.eval_dataset = Kinds()
+    run.train()
+    (log,) = [entry for entry in run.state.log_history if "loss_task" in entry]
+    evaluated = run.evaluate()
+    for figures, prefix in ((log, ""), (evaluated, "eval_")):
+        for number, kind in enumerate("ab"):
+            rows = [index for index in range(16) if int(index % 3 == 0) == number]
+            items = default_collate([toy.Sentences()[index] for index in rows])
+            with torch.no_grad():
+                expected = run.model(**items).loss.item()
+            assert figures[f"{prefix}loss_{kind}"] == pytest.approx(expected, rel=1e-4)
+            assert 0 <= figures[f"{prefix}accuracy_{kind}"] <= 100
+        assert not any("absent" in name for name in figures)
+
+
 def test_a_prediction_or_another_evaluation_leaves_nothing_in_the_next_one(tmp_path):
     trainer = toy.trainer(tmp_path, per_device_eval_batch_size=2)
     first = trainer.evaluate()

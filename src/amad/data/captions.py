@@ -74,11 +74,10 @@ class CaptionDataset(Dataset[dict[str, Any]]):
         Raises:
             DataError: if its image or its region features cannot be read.
         """
-        example, caption = self._locate(index)
-        target = example.captions[caption] if example.captions else ""
+        example, _ = self._locate(index)
         return {
             "text": self.prompt,
-            "target": target,
+            "target": self.target(index),
             "weight": float(bool(example.captions)),
             "index": index,
         } | visual_inputs(example, self.images.__getitem__, self.regions)
@@ -86,6 +85,11 @@ class CaptionDataset(Dataset[dict[str, Any]]):
     def example(self, index: int) -> CaptionExample:
         """The example that an item is of, with all references."""
         return self._locate(index)[0]
+
+    def target(self, index: int) -> str:
+        """The caption of an item, or "" for an image without any; needs no image."""
+        example, caption = self._locate(index)
+        return example.captions[caption] if example.captions else ""
 
     def text(self, index: int) -> str:
         """What the text encoder reads; needs no image."""

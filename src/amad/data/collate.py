@@ -19,13 +19,15 @@ class Seq2SeqCollator:
     """Makes the inputs of an encoder-decoder from dataset items.
 
     An item is a mapping with ``text``; optionally ``target``; optionally ``weight`` (of the sample in the
-    loss, 1 when absent); and either ``image`` (anything the image transform takes) or ``vis_feats`` (region,
-    feature) with ``boxes`` (region, 4), or neither. Other keys are left out of the batch.
+    loss, 1 when absent); optionally ``kind`` (the number of its task, where tasks are mixed); and either ``image``
+    (anything the image transform takes) or ``vis_feats`` (region, feature) with ``boxes`` (region, 4), or neither.
+    Other keys are left out of the batch.
 
     The batch has ``input_ids`` and ``attention_mask`` (1 on real tokens); ``labels`` padded with -100 and
-    ``label_weights`` (batch,) if the items have targets; and ``pixel_values``, or ``vis_feats``, ``boxes``
-    and ``vis_attention_mask`` (1 on real regions), padded with zeros. Texts are padded on the right to the
-    longest of the batch; those over the limit are cut before ``</s>``, which always stays last.
+    ``label_weights`` (batch,) if the items have targets; ``kinds`` (batch,) if they have a kind; and
+    ``pixel_values``, or ``vis_feats``, ``boxes`` and ``vis_attention_mask`` (1 on real regions), padded with zeros.
+    Texts are padded on the right to the longest of the batch; those over the limit are cut before ``</s>``, which
+    always stays last.
 
     Args:
         tokenizer: Any tokenizer that has a padding token.
@@ -82,6 +84,8 @@ class Seq2SeqCollator:
                 [item["target"] for item in items], self.max_target_tokens, IGNORED_LABEL
             )
             batch["label_weights"] = torch.tensor([float(item.get("weight", 1.0)) for item in items])
+        if self._have(items, "kind"):
+            batch["kinds"] = torch.tensor([int(item["kind"]) for item in items])
         if self._have(items, "image"):
             if self.image_transform is None:
                 raise DataError("items have images but the collator has no image_transform. Give it one.")

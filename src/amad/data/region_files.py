@@ -81,6 +81,24 @@ class H5Regions:
             ) from None
         return features, boxes, (width, height)
 
+    def classes(self, name: str) -> tuple[list[int], list[int]]:
+        """Object and attribute classes of an image's regions.
+
+        Raises:
+            DataError: if the entry has none, or they cannot be read.
+        """
+        group = self._group(name)
+        try:
+            objects, attributes = (
+                np.asarray(self._get(group, key, name)[()]).reshape(-1).tolist()
+                for key in ("obj_id", "attr_id")
+            )
+            return [int(one) for one in objects], [int(one) for one in attributes]
+        except (OSError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.path}, image {name}: classes cannot be read ({error}). Fetch the file again."
+            ) from None
+
     def close(self) -> None:
         """Close the file until it is needed again."""
         if self._handle is not None:
@@ -178,6 +196,27 @@ class TsvRegions:
                 f"{self.path}, line {number}: cannot be decoded ({error}). Fetch the file again."
             ) from None
         return features.astype(np.float32), boxes, size
+
+    def classes(self, name: str) -> tuple[list[int], list[int]]:
+        """Object and attribute classes of an image's regions.
+
+        Raises:
+            DataError: if they cannot be decoded.
+        """
+        offset, number, *_ = self._lines[name]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            row = dict(zip(TSV_COLUMNS, file.readline().rstrip(b"\r\n").split(b"\t"), strict=False))
+        try:
+            objects, attributes = (
+                np.frombuffer(base64.b64decode(row[key], validate=True), dtype="<i8").tolist()
+                for key in ("objects_id", "attrs_id")
+            )
+        except (KeyError, ValueError) as error:
+            raise DataError(
+                f"{self.path}, line {number}: classes cannot be decoded ({error}). Fetch the file again."
+            ) from None
+        return objects, attributes
 
     def _index(self, line: bytes, offset: int, number: int) -> None:
         where = f"{self.path}, line {number}"

@@ -98,6 +98,23 @@ class Regions:
             )
         return RegionFeatures(features, boxes.clip(0, 1))
 
+    def classes(self, name: str) -> list[tuple[int, int]]:
+        """Object and attribute class of each region of an image, as the detector numbers them.
+
+        Raises:
+            DataError: as ``check``; and if the file has not one of each per region.
+        """
+        self.check(name)
+        file = self._file(name)
+        n_regions, _ = file.size(name)
+        objects, attributes = file.classes(name)
+        if (len(objects), len(attributes)) != (n_regions, n_regions):
+            raise DataError(
+                f"{file.path}, {file.entry(name)}: each of {n_regions} regions must have an object and an attribute "
+                f"class, and there are {len(objects)} and {len(attributes)}. Extract the features again."
+            )
+        return list(zip(objects, attributes, strict=True))
+
     def _file(self, name: str) -> H5Regions | TsvRegions:
         for file in self._files:
             if name in file:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -40,10 +41,12 @@ class Targets:
     Attributes:
         labels: The right token at each position, or -100 where there is none.
         weights: Weight of each sample in the task loss; 1 when None.
+        kinds: Number of the kind of each sample, where a batch mixes several.
     """
 
     labels: Int[Tensor, "batch token"]
     weights: Float[Tensor, " batch"] | None = None
+    kinds: Int[Tensor, " batch"] | None = None
 
 
 class Counts(NamedTuple):
@@ -65,11 +68,25 @@ class Counts(NamedTuple):
         return cls(tokens, sum(len(one.labels) for one in targets))
 
 
+class Figure(NamedTuple):
+    """A mean that is only shown: what to add up over batches, and what to divide the sum by."""
+
+    total: Float[Tensor, ""]
+    divisor: Float[Tensor, ""]
+
+
 class TermValue(NamedTuple):
-    """A term on one batch: the sum over its samples or tokens, and which of the two they are."""
+    """A term on one batch.
+
+    Attributes:
+        total: The sum over its samples or tokens.
+        unit: Which of the two they are.
+        figures: What else there is to show of the batch, by name; the same names for every batch.
+    """
 
     total: Float[Tensor, ""]
     unit: Unit
+    figures: Mapping[str, Figure] = MappingProxyType({})
 
 
 class Term(nn.Module):
@@ -97,10 +114,12 @@ class ObjectiveValue(NamedTuple):
         loss: What to differentiate.
         parts: Per term, its value before its weight, detached. Over the batches and processes of a step they add
             up to the mean over all its samples or tokens.
+        figures: Those of all terms.
     """
 
     loss: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
+    figures: dict[str, Figure]
 
 
 class Objective(nn.Module):
@@ -163,16 +182,18 @@ class Objective(nn.Module):
         device = targets.labels.device
         loss = torch.zeros((), device=device)
         parts: dict[str, Tensor] = {}
+        figures: dict[str, Figure] = {}
         with torch.autocast(device.type, enabled=False):
             for name, term in self._terms().items():
                 _check_captured(name, term, student, teacher)
-                total, unit = term(student, teacher, targets)
+                total, unit, shown = term(student, teacher, targets)
+                figures |= shown
                 value = total / _divisor(counts.tokens if unit == "token" else counts.samples)
                 parts[name] = value.detach()
                 weight = self.weights[name]
                 if weight or bool(torch.isfinite(value)):
                     loss = loss + weight * value
-        return ObjectiveValue(loss, parts)
+        return ObjectiveValue(loss, parts, figures)
 
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}

@@ -1,5 +1,6 @@
 """Cross entropy with the ground truth."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from amad.errors import RecipeError, ShapeError
-from amad.losses.objective import IGNORED_LABEL, Captured, Targets, Term, TermValue
+from amad.losses.objective import IGNORED_LABEL, Captured, Figure, Targets, Term, TermValue, Unit
 
 
 class TaskLoss(Term):
@@ -28,6 +29,9 @@ class TaskLoss(Term):
         reduction: ``token`` or ``sample``.
         shift_labels: Position t predicts label t + 1, as in decoder-only models; otherwise label t.
         label_smoothing: Share of the target that is spread over the vocabulary.
+        kinds: Names of the kinds of samples that batches mix. Of each, ``loss_KIND`` is shown, the same mean over
+            the samples of this kind alone, and ``accuracy_KIND``, the share of its samples whose every token is
+            the most likely one after those before it, in percent: greedy decoding would give these targets exactly.
 
     Raises:
         RecipeError: if the reduction is unknown or the smoothing outside of [0, 1).
@@ -40,6 +44,7 @@ class TaskLoss(Term):
         reduction: Literal["token", "sample"] = "token",
         shift_labels: bool = False,
         label_smoothing: float = 0.0,
+        kinds: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if reduction not in ("token", "sample"):
@@ -49,6 +54,7 @@ class TaskLoss(Term):
         self.reduction = reduction
         self.shift_labels = shift_labels
         self.label_smoothing = label_smoothing
+        self.kinds = tuple(kinds)
 
     def forward(self, student: Captured, teacher: Captured | None, targets: Targets) -> TermValue:
         """The sum over this batch; see the class.
@@ -67,7 +73,21 @@ class TaskLoss(Term):
             per_sample = per_sample / keep.sum(1).clamp(min=1)
         if targets.weights is not None:
             per_sample = per_sample * targets.weights.to(per_sample.dtype)
-        return TermValue(per_sample.sum(), "sample" if self.reduction == "sample" else "token")
+        total = per_sample.sum()
+        unit: Unit = "sample" if self.reduction == "sample" else "token"
+        if not self.kinds or targets.kinds is None:
+            return TermValue(total, unit)
+        with torch.no_grad():
+            exact_match = ((logits.argmax(-1) == labels) | ~keep).all(1) & keep.any(1)
+            divisors = keep.sum(1) if unit == "token" else torch.ones_like(keep[:, 0], dtype=torch.long)
+            figures = {}
+            for number, kind in enumerate(self.kinds):
+                of_kind = (targets.kinds == number).to(per_sample.dtype)
+                figures[f"loss_{kind}"] = Figure(
+                    (of_kind * per_sample.detach()).sum(), (of_kind * divisors).sum()
+                )
+                figures[f"accuracy_{kind}"] = Figure(100 * (of_kind * exact_match).sum(), of_kind.sum())
+        return TermValue(total, unit, figures)
 
 
 def aligned(

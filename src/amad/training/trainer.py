@@ -31,7 +31,8 @@ OBJECTIVE = "amad_objective"
 OBJECTIVE_FILE = "objective.safetensors"
 """Where a checkpoint keeps the objective's own parameters."""
 
-_NOT_FOR_THE_MODEL = ("label_weights",)
+NOT_FOR_THE_MODEL = ("label_weights", "kinds")
+"""What a batch tells the objective alone."""
 
 
 class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
@@ -113,6 +114,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.alignment: dict[SitePair, AlignmentFigures] = {}
         self._diagnosed_step = self._logged_step = 0
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
+        self._figures: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
         self._evaluated_batches = 0
 
     # ------------------------------------------------------------------ training
@@ -171,7 +173,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         """The objective on one batch, already divided by the counts of the whole optimiser step."""
         student = self.accelerator.unwrap_model(model)
         counts = self._step_counts([inputs]) if num_items_in_batch is None else num_items_in_batch
-        targets = Targets(labels=labels_of(inputs), weights=inputs.get("label_weights"))
+        targets = Targets(
+            labels=labels_of(inputs), weights=inputs.get("label_weights"), kinds=inputs.get("kinds")
+        )
         model_inputs = self._shifted_inputs(student, inputs)
         teacher = self._ask_teacher(inputs)
 
@@ -202,7 +206,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return Captured(logits=logits_of(output), records=records)
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in inputs.items() if name not in _NOT_FOR_THE_MODEL}
+        return {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_MODEL}
 
     def _shifted_inputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs of a forward that computes no loss of its own, where the model can do without labels."""
@@ -254,6 +258,10 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         sums = self._sums[mode]
         for name, part in value.parts.items():
             sums[name] = sums[name] + part if name in sums else part
+        figures = self._figures[mode]
+        for name, figure in value.figures.items():
+            part = torch.stack(list(figure))
+            figures[name] = figures[name] + part if name in figures else part
         if mode == "eval":
             self._evaluated_batches += 1
 
@@ -265,6 +273,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         means = self.accelerator.gather(torch.stack(list(sums.values()))[None]).sum(0) / max(steps, 1)
         parts = dict(zip(sums, means.tolist(), strict=True))
         sums.clear()
+        shown = self._shown_figures(mode)
         weights = self.objective.weights
         weighted = {name: weights[name] * part if weights[name] else 0.0 for name, part in parts.items()}
         whole = sum(weighted.values())
@@ -273,7 +282,19 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             figures[f"loss_{name}"] = part
             if whole:
                 figures[f"share_{name}"] = weighted[name] / whole
-        return figures
+        return figures | shown
+
+    def _shown_figures(self, mode: str) -> dict[str, float]:
+        """The terms' own figures since they were last cleared, which they then are; none of what did not occur."""
+        sums = self._figures[mode]
+        if not sums:
+            return {}
+        totals = self.accelerator.gather(torch.stack(list(sums.values()))[None]).sum(0)
+        names = list(sums)
+        sums.clear()
+        return {
+            name: total / count for name, (total, count) in zip(names, totals.tolist(), strict=True) if count
+        }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each term's value and share of the loss, and the alignment's figures, to what is logged."""
@@ -293,6 +314,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         epochs, steps = super()._init_training_state(*args, **kwargs)
         # An earlier run may have ended between two logs.
         self._sums["train"].clear()
+        self._figures["train"].clear()
         self._logged_step, self._diagnosed_step, self.alignment = int(self.state.global_step), 0, {}
         return epochs, steps
 
@@ -308,6 +330,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     ) -> EvalLoopOutput:
         """As ``Seq2SeqTrainer``, with each term's mean over batches and share of the loss among the metrics."""
         self._sums["eval"].clear()
+        self._figures["eval"].clear()
         self._evaluated_batches = 0
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
