@@ -122,7 +122,19 @@ class ObjectiveRecipe(Section):
     attention: AttentionTerm | None = AttentionTerm()
 
 
-PairingRule = Literal["uniform", "last", "first"] | list[tuple[int, int]]
+class ImportanceRecipe(Section):
+    """How the importance of heads is measured, on training examples spread evenly over the set, before training starts.
+
+    Attributes:
+        estimate: ``ablation`` (one forward pass per head and batch) or ``gradient`` (one backward pass per batch).
+        examples: At most so many.
+    """
+
+    estimate: Literal["ablation", "gradient"] = "ablation"
+    examples: int = Field(256, gt=0)
+
+
+PairingRule = Literal["uniform", "last", "first", "important"] | list[tuple[int, int]]
 
 
 class Recipe(Section):
@@ -139,6 +151,7 @@ class Recipe(Section):
         objective: The loss.
         pairing: Which teacher layer teaches which student layer: one rule, or one per stack, or
             explicit [student layer, teacher layer] pairs per stack.
+        importance: How the importance of the teacher's heads is measured, for what uses it.
         training: Arguments of the trainer by their Hugging Face names.
     """
 
@@ -151,6 +164,7 @@ class Recipe(Section):
     student: StudentRecipe | None = None
     objective: ObjectiveRecipe = ObjectiveRecipe()
     pairing: PairingRule | dict[str, PairingRule] = "uniform"
+    importance: ImportanceRecipe = ImportanceRecipe()
     training: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("data", mode="wrap")

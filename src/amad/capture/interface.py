@@ -27,6 +27,7 @@ from amad.errors import CaptureError
 _SINKS = "_amad_sinks"
 _WITNESSES = "_amad_witnesses"
 _BASE = "_amad_base"
+_GATE = "_amad_gate"
 
 
 class InterfaceCall(NamedTuple):
@@ -62,6 +63,24 @@ def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable
             setattr(site.module, slot, left)
         else:
             delattr(site.module, slot)
+
+    return detach
+
+
+def attach_gate(module: Any, gate: Tensor) -> Callable[[], None]:
+    """Multiply the output of each head, (batch, query, head, width), by its gate, until the returned function is called.
+
+    A gate is an operation in the graph, so gradient checkpointing must be off while there is one.
+    """
+    install()
+    before = getattr(module, _GATE, None)
+    setattr(module, _GATE, gate)
+
+    def detach() -> None:
+        if before is None:
+            delattr(module, _GATE)
+        else:
+            setattr(module, _GATE, before)
 
     return detach
 
@@ -110,6 +129,9 @@ def _call(
     **kwargs: Any,
 ) -> Any:
     result = function(module, query, key, value, attention_mask, *args, **kwargs)
+    gate = getattr(module, _GATE, None)
+    if gate is not None:
+        result = (result[0] * gate.to(result[0].dtype)[:, None, :, None], *result[1:])
     sinks = getattr(module, _SINKS, None)
     witnesses = getattr(module, _WITNESSES, None)
     if (sinks or witnesses) and not recomputing():

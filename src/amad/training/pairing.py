@@ -1,14 +1,14 @@
 """Which teacher layer teaches which student layer."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from amad.axes import SiteKey, SitePair
 from amad.errors import PairingError
 
-Rule = Literal["uniform", "last", "first"] | Sequence[tuple[int, int]]
+Rule = Literal["uniform", "last", "first", "important"] | Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Pairing:
     - ``uniform``: teacher layer round((l + 1) Lt / Ls) - 1, evenly spaced and ending at the last;
     - ``last``: teacher layer Lt - Ls + l;
     - ``first``: teacher layer l;
+    - ``important``: the Ls teacher layers that matter most to the teacher's task, in order of depth; ours, beyond the
+      paper (see :mod:`amad.losses.importance`);
     - explicit (student layer, teacher layer) pairs.
 
     Where only some layers of a stack are given, rules count these from 0; explicit pairs name layers.
@@ -34,6 +36,7 @@ class Pairing:
         teacher: Iterable[SiteKey],
         rule: Rule | Mapping[str, Rule] = "uniform",
         weights: Mapping[str, float] | None = None,
+        importance: Callable[[], Mapping[SiteKey, float]] | None = None,
     ) -> "Pairing":
         """Pair the sites of two models.
 
@@ -43,6 +46,7 @@ class Pairing:
             rule: One rule for every stack, or one per stack; stacks without a rule of their own are uniform.
             weights: The stacks to pair and the weight of each; every stack that both models have, at weight 1,
                 when None.
+            importance: Measures what each teacher layer matters; called only if a rule needs it.
 
         Raises:
             PairingError: if no stack is in both models, a stack that is asked for is missing in one of them, or
@@ -68,7 +72,7 @@ class Pairing:
         for stack, weight in weights.items():
             chosen = rules.get(stack, "uniform")
             for student_layer, teacher_layer in _apply(
-                stack, chosen, sorted(student_layers[stack]), sorted(teacher_layers[stack])
+                stack, chosen, sorted(student_layers[stack]), sorted(teacher_layers[stack]), importance
             ):
                 pairs.append(SitePair(SiteKey(stack, student_layer), SiteKey(stack, teacher_layer), weight))
         return cls(tuple(pairs))
@@ -101,21 +105,33 @@ def _names(layers: Mapping[str, object]) -> str:
     return ", ".join(layers) or "none"
 
 
-def _apply(stack: str, rule: Rule, student: list[int], teacher: list[int]) -> list[tuple[int, int]]:
+def _apply(
+    stack: str,
+    rule: Rule,
+    student: list[int],
+    teacher: list[int],
+    importance: Callable[[], Mapping[SiteKey, float]] | None,
+) -> list[tuple[int, int]]:
     n_student, n_teacher = len(student), len(teacher)
     if rule == "uniform":
         chosen = [max(math.floor((n + 1) * n_teacher / n_student + 0.5) - 1, 0) for n in range(n_student)]
         return [(layer, teacher[position]) for layer, position in zip(student, chosen, strict=True)]
-    if rule in ("last", "first"):
+    if rule in ("last", "first", "important"):
         if n_student > n_teacher:
             raise PairingError(
                 f"pairing {rule!r} of {stack} needs at least as many teacher layers as student layers: "
                 f"{n_teacher} < {n_student}. Use 'uniform' or explicit pairs."
             )
+        if rule == "important":
+            if importance is None:
+                raise PairingError(f"pairing 'important' of {stack} needs the importance of layers. Give it.")
+            worth = importance()
+            best = sorted(teacher, key=lambda layer: worth[SiteKey(stack, layer)], reverse=True)[:n_student]
+            return list(zip(student, sorted(best), strict=True))
         offset = n_teacher - n_student if rule == "last" else 0
         return list(zip(student, teacher[offset : offset + n_student], strict=True))
     if isinstance(rule, str):
-        raise PairingError(f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first'.")
+        raise PairingError(f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first', 'important'.")
     pairs = [(int(one), int(other)) for one, other in rule]
     if not pairs:
         raise PairingError(f"pairing of {stack} lists no pair. Give one, or leave the stack out.")

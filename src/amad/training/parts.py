@@ -14,6 +14,7 @@ from amad.data.images import ImageTransform, load_image_transform, new_image_tra
 from amad.data.tokens import train_tokenizer
 from amad.errors import RecipeError
 from amad.losses.amad import AttentionAlignment
+from amad.losses.importance import HeadImportance
 from amad.losses.logits import LogitsDistillation
 from amad.losses.objective import Objective, Term
 from amad.losses.task import TaskLoss
@@ -21,6 +22,7 @@ from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
+from amad.training.importance import measure_importance
 from amad.training.models import check_same_words, new_model
 from amad.training.pairing import Pairing
 from amad.training.tasks import LearnedTask, TaskDataset, load_task
@@ -140,6 +142,26 @@ class RunParts:
             [site.key for site in self.sites["teacher"]],
             self.recipe.pairing,
             term.stacks,
+            lambda: self.teacher_importance.of_layers(),
+        )
+
+    @cached_property
+    def teacher_importance(self) -> HeadImportance:
+        """What each attention head of the teacher is worth, on training examples.
+
+        Raises:
+            RecipeError: if there is no teacher.
+            CaptureError: if heads of one of its sites cannot be silenced.
+        """
+        if self.teacher is None:
+            raise RecipeError("importance is the teacher's, and the recipe has none. Give teacher and student.")
+        return measure_importance(
+            self.teacher,
+            self.sites["teacher"],
+            self.collator,
+            self.datasets[0],
+            estimate=self.recipe.importance.estimate,
+            n_examples=self.recipe.importance.examples,
         )
 
     @cached_property

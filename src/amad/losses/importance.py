@@ -1,0 +1,172 @@
+"""How much each attention head of a model matters to its task."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from amad.axes import SiteKey
+from amad.capture.gates import GATED_BACKENDS, gated
+from amad.capture.sites import Site
+from amad.errors import CaptureError
+from amad.losses.objective import Captured, Counts, Targets
+from amad.losses.task import TaskLoss
+
+Estimate = Literal["ablation", "gradient"]
+"""Silence one head after another, or look at the loss's slope in every head's gate at once."""
+
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HeadImportance:
+    """What the heads of every site are worth, in nats per target token.
+
+    Attributes:
+        heads: Per site, the importance of each head.
+        loss: The loss of the whole model on the same examples.
+    """
+
+    heads: dict[SiteKey, Float[Tensor, " head"]]
+    loss: float
+
+    def of_layers(self) -> dict[SiteKey, float]:
+        """The importance of each site: the sum over its heads, where only what harms when missing counts."""
+        return {key: float(heads.clamp(min=0).sum()) for key, heads in self.heads.items()}
+
+
+def head_importance(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Iterable[Batch],
+    *,
+    estimate: Estimate = "ablation",
+    task: TaskLoss | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> HeadImportance:
+    """Importance of every head on these batches.
+
+    With L the cross entropy per target token, xi_h a factor on the output of head h before heads are mixed (1 in the
+    model as it is), and L_b the part of sample b in L:
+
+        ablation:   I_h = L(xi_h = 0) - L           the rise of the loss when the head is silent; below zero where the
+                                                    model is better without it
+        gradient:   I_h = sum_b |dL_b / dxi_h|      at xi = 1; Michel, Levy, Neubig 2019 (arXiv:1905.10650), section 4.1
+
+    Ablation takes one forward pass per head and batch, the gradient one forward and one backward pass per batch. The
+    gradient is a first-order estimate: it misses heads that stand in for one another, and heads at a plateau.
+
+    Args:
+        model: In evaluation mode while it is measured; no parameter gets a gradient.
+        sites: Sites of the model; those of other back-ends than :data:`~amad.capture.gates.GATED_BACKENDS` are refused.
+        batches: Inputs with labels, on the model's device.
+        estimate: Which of the two.
+        task: The loss, for its label shift, its weights and its smoothing; plain cross entropy when None.
+        on_progress: Called with forward passes done and in all.
+
+    Raises:
+        CaptureError: if a site's heads cannot be silenced, or there is no batch.
+    """
+    kept = list(batches)
+    if not kept:
+        raise CaptureError("importance is measured on examples, and there are none. Give at least one batch.")
+    for site in sites:
+        if site.backend not in GATED_BACKENDS:
+            raise CaptureError(
+                f"{site.key} ({site.name}) is recorded by the back-end {site.backend}, where heads cannot be silenced "
+                f"one by one. Leave its stack out."
+            )
+    task = task or TaskLoss()
+    targets = [Targets(batch["labels"], batch.get("label_weights")) for batch in kept]
+    tokens = max(float(Counts.of(*targets, shift_labels=task.shift_labels).tokens), 1.0)
+    measure = _by_ablation if estimate == "ablation" else _by_gradient
+    with _frozen(model):
+        heads, loss = measure(model, sites, kept, targets, task, on_progress)
+    return HeadImportance({key: value / tokens for key, value in heads.items()}, loss / tokens)
+
+
+Measured = tuple[dict[SiteKey, Tensor], float]
+
+
+@torch.no_grad()
+def _by_ablation(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    targets: Sequence[Targets],
+    task: TaskLoss,
+    on_progress: Callable[[int, int], None] | None,
+) -> Measured:
+    by_key = {site.key: site for site in sites}
+    rises = {site.key: torch.zeros(site.n_heads) for site in sites}
+    whole, done = 0.0, 0
+    in_all = len(batches) * (1 + sum(site.n_heads for site in sites))
+    for batch, target in zip(batches, targets, strict=True):
+        base = float(_loss(model, batch, target, task))
+        whole, done = whole + base, done + 1
+        for site in sites:
+            for head in range(site.n_heads):
+                gate = torch.ones(1, site.n_heads, device=target.labels.device)
+                gate[0, head] = 0
+                with gated(by_key, {site.key: gate}):
+                    rises[site.key][head] += float(_loss(model, batch, target, task)) - base
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, in_all)
+    return rises, whole
+
+
+def _by_gradient(
+    model: nn.Module,
+    sites: Sequence[Site],
+    batches: Sequence[Batch],
+    targets: Sequence[Targets],
+    task: TaskLoss,
+    on_progress: Callable[[int, int], None] | None,
+) -> Measured:
+    by_key = {site.key: site for site in sites}
+    slopes = {site.key: torch.zeros(site.n_heads) for site in sites}
+    whole = 0.0
+    for done, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
+        n_samples, device = len(target.labels), target.labels.device
+        gates = {
+            site.key: torch.ones(n_samples, site.n_heads, device=device, requires_grad=True) for site in sites
+        }
+        with torch.enable_grad(), gated(by_key, gates):
+            total = _loss(model, batch, target, task)
+        # A site of a part that this task does not run has no slope.
+        found = torch.autograd.grad(total, list(gates.values()), allow_unused=True)
+        for key, slope in zip(gates, found, strict=True):
+            if slope is not None:
+                slopes[key] += slope.abs().sum(0).cpu()
+        whole += float(total.detach())
+        if on_progress is not None:
+            on_progress(done, len(batches))
+    return slopes, whole
+
+
+def _loss(model: nn.Module, batch: Batch, targets: Targets, task: TaskLoss) -> Tensor:
+    """The total of the loss over a batch, in nats."""
+    output = model(**{name: value for name, value in batch.items() if name != "label_weights"})
+    logits = output["logits"]
+    return task(Captured(logits=logits[:, None] if logits.ndim == 2 else logits), None, targets).total
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, with no gradient for parameters."""
+    was_training = model.training
+    required = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in required:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in required:
+            parameter.requires_grad_(True)
+        model.train(was_training)
