@@ -38,7 +38,9 @@ def mixing(model, site, name):
     wanted = (site.n_heads * site.width, site.n_heads * site.width)
     parent = model.get_submodule(site.name.rsplit(".", 1)[0])
     own = [m for m in site.module.modules() if isinstance(m, torch.nn.Linear)]
-    beside = [m for m in parent.modules() if isinstance(m, torch.nn.Linear) and tuple(m.weight.shape) == wanted]
+    beside = [
+        m for m in parent.modules() if isinstance(m, torch.nn.Linear) and tuple(m.weight.shape) == wanted
+    ]
     return [m for m in [*own, *beside] if tuple(m.weight.shape) == wanted][-1]
 
 
@@ -86,8 +88,9 @@ def test_inner_gates_count_and_outer_ones_come_back(zoo):
 
 def test_a_gate_of_another_size_is_refused(zoo):
     _, _, sites = build(zoo, "t5")
-    with pytest.raises(ShapeError, match="4 heads, and its gate has 3"), gated(
-        sites, {SiteKey("encoder.self", 0): torch.ones(1, 3)}
+    with (
+        pytest.raises(ShapeError, match="4 heads, and its gate has 3"),
+        gated(sites, {SiteKey("encoder.self", 0): torch.ones(1, 3)}),
     ):
         pass
 

@@ -74,9 +74,7 @@ def _scale_input(gate: Gate, module: nn.Module, args: tuple[Any, ...]) -> tuple[
     return (_scale(args[0], gate), *args[1:])
 
 
-def _scale(
-    context: Float[Tensor, "batch query feature"], gate: Gate
-) -> Float[Tensor, "batch query feature"]:
+def _scale(context: Float[Tensor, "batch query feature"], gate: Gate) -> Float[Tensor, "batch query feature"]:
     """The features of a head lie together."""
     heads = context.unflatten(-1, (gate.shape[-1], -1))
     return (heads * gate.to(context.dtype)[:, None, :, None]).flatten(-2)

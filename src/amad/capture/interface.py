@@ -68,7 +68,7 @@ def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable
 
 
 def attach_gate(module: Any, gate: Tensor) -> Callable[[], None]:
-    """Multiply the output of each head, (batch, query, head, width), by its gate, until the returned function is called.
+    """Multiply each head's output, (batch, query, head, width), by its gate until the returned function is called.
 
     A gate is an operation in the graph, so gradient checkpointing must be off while there is one.
     """

@@ -57,7 +57,10 @@ def measure_importance(
 
 
 def _batches(
-    model: PreTrainedModel, collator: Callable[[Sequence[Any]], dict[str, Tensor]], dataset: Items, n_examples: int
+    model: PreTrainedModel,
+    collator: Callable[[Sequence[Any]], dict[str, Tensor]],
+    dataset: Items,
+    n_examples: int,
 ) -> Iterator[dict[str, Tensor]]:
     n_examples = min(n_examples, len(dataset))
     # Evenly spread: neighbours are often of one image.

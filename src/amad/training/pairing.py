@@ -131,7 +131,9 @@ def _apply(
         offset = n_teacher - n_student if rule == "last" else 0
         return list(zip(student, teacher[offset : offset + n_student], strict=True))
     if isinstance(rule, str):
-        raise PairingError(f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first', 'important'.")
+        raise PairingError(
+            f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first', 'important'."
+        )
     pairs = [(int(one), int(other)) for one, other in rule]
     if not pairs:
         raise PairingError(f"pairing of {stack} lists no pair. Give one, or leave the stack out.")

@@ -154,7 +154,9 @@ class RunParts:
             CaptureError: if heads of one of its sites cannot be silenced.
         """
         if self.teacher is None:
-            raise RecipeError("importance is the teacher's, and the recipe has none. Give teacher and student.")
+            raise RecipeError(
+                "importance is the teacher's, and the recipe has none. Give teacher and student."
+            )
         return measure_importance(
             self.teacher,
             self.sites["teacher"],
