@@ -131,7 +131,7 @@ class ImportanceRecipe(Section):
     """
 
     estimate: Literal["ablation", "gradient"] = "ablation"
-    examples: int = Field(256, gt=0)
+    examples: Annotated[int, Field(gt=0)] = 256
 
 
 PairingRule = Literal["uniform", "last", "first", "important"] | list[tuple[int, int]]

@@ -94,3 +94,25 @@ def test_models_without_a_common_stack_are_refused():
 def test_a_deeper_student_cannot_take_the_last_layers():
     with pytest.raises(PairingError, match="2 < 3"):
         Pairing.make(sites(text_self=3), sites(text_self=2), "last")
+
+
+def test_important_layers_are_chosen_by_worth_and_kept_in_order():
+    worth = {SiteKey("encoder.self", layer): value for layer, value in enumerate([0.8, 0.1, 0.3, 0.0])}
+    pairing = Pairing.make(
+        sites(encoder_self=2), sites(encoder_self=4), "important", importance=lambda: worth
+    )
+    assert layers(pairing) == [(0, 0), (1, 2)]
+    flipped = {key: -value for key, value in worth.items()}
+    pairing = Pairing.make(
+        sites(encoder_self=2), sites(encoder_self=4), "important", importance=lambda: flipped
+    )
+    assert layers(pairing) == [(0, 1), (1, 3)]
+
+
+def test_importance_is_measured_only_where_a_rule_needs_it():
+    def never():
+        raise AssertionError("measured")
+
+    assert len(Pairing.make(sites(encoder_self=2), sites(encoder_self=4), "uniform", importance=never)) == 2
+    with pytest.raises(PairingError, match="needs the importance"):
+        Pairing.make(sites(encoder_self=2), sites(encoder_self=4), "important")

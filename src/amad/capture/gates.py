@@ -76,5 +76,6 @@ def _scale_input(gate: Gate, module: nn.Module, args: tuple[Any, ...]) -> tuple[
 
 def _scale(context: Float[Tensor, "batch query feature"], gate: Gate) -> Float[Tensor, "batch query feature"]:
     """The features of a head lie together."""
-    heads = context.unflatten(-1, (gate.shape[-1], -1))
-    return (heads * gate.to(context.dtype)[:, None, :, None]).flatten(-2)
+    heads = context.reshape(*context.shape[:-1], gate.shape[-1], -1)
+    scaled: Tensor = heads * gate.to(context.dtype)[:, None, :, None]
+    return scaled.flatten(-2)

@@ -153,7 +153,9 @@ def _loss(model: nn.Module, batch: Batch, targets: Targets, task: TaskLoss) -> T
     """The total of the loss over a batch, in nats."""
     output = model(**{name: value for name, value in batch.items() if name != "label_weights"})
     logits = output["logits"]
-    return task(Captured(logits=logits[:, None] if logits.ndim == 2 else logits), None, targets).total
+    value = task(Captured(logits=logits[:, None] if logits.ndim == 2 else logits), None, targets)
+    total: Tensor = value.total
+    return total
 
 
 @contextmanager
