@@ -3,6 +3,7 @@
 from functools import cached_property
 
 import torch
+from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amad.axes import SiteKey
@@ -22,6 +23,7 @@ from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
+from amad.training.callbacks import progress_bar
 from amad.training.importance import measure_importance
 from amad.training.models import check_same_words, new_model
 from amad.training.pairing import Pairing
@@ -34,14 +36,16 @@ class RunParts:
     Args:
         recipe: The run.
         with_teacher: Whether the student learns from the teacher; otherwise from the ground truth alone.
+        console: Where a longer measurement shows how far it is.
 
     Raises:
         AmadError: from each part, if what the recipe says of it breaks a rule.
     """
 
-    def __init__(self, recipe: Recipe, *, with_teacher: bool) -> None:
+    def __init__(self, recipe: Recipe, *, with_teacher: bool, console: Console | None = None) -> None:
         self.recipe = recipe
         self.with_teacher = with_teacher
+        self.console = console or Console(stderr=True)
 
     @cached_property
     def _home(self) -> str | None:
@@ -157,14 +161,17 @@ class RunParts:
             raise RecipeError(
                 "importance is the teacher's, and the recipe has none. Give teacher and student."
             )
-        return measure_importance(
-            self.teacher,
-            self.sites["teacher"],
-            self.collator,
-            self.datasets[0],
-            estimate=self.recipe.importance.estimate,
-            n_examples=self.recipe.importance.examples,
-        )
+        with progress_bar(self.console) as progress:
+            task = progress.add_task("measuring the teacher's heads", note="")
+            return measure_importance(
+                self.teacher,
+                self.sites["teacher"],
+                self.collator,
+                self.datasets[0],
+                estimate=self.recipe.importance.estimate,
+                n_examples=self.recipe.importance.examples,
+                on_progress=lambda done, whole: progress.update(task, completed=done, total=whole),
+            )
 
     @cached_property
     def objective(self) -> Objective:

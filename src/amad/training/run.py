@@ -55,7 +55,7 @@ class TrainingRun:
         self.recipe = recipe
         self.with_teacher = with_teacher
         self.console = console
-        self.parts = RunParts(recipe, with_teacher=with_teacher)
+        self.parts = RunParts(recipe, with_teacher=with_teacher, console=console)
         self.output = Path(recipe.output)
         self._signature: str | None = None
         if recipe.model is None and not recipe.distils:
