@@ -7,11 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from amad.errors import RecipeError
 from amad.losses.objective import Objective
+from amad.models.labels import has_encoder, predicts_next
 
 
 def first_examples(dataset: Any, n: int) -> list[Any]:
@@ -68,16 +67,11 @@ def check_shift(student: PreTrainedModel, objective: Objective) -> None:
     Raises:
         RecipeError: if a term does otherwise, which would teach to copy the input, or to skip a token.
     """
-    has_encoder = bool(getattr(student.config, "is_encoder_decoder", False))
-    kind = type(student).__name__
-    predicts_next = not has_encoder and (
-        LOSS_MAPPING.get(getattr(student, "loss_type", None)) is ForCausalLMLoss
-        or kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    )
+    is_next = predicts_next(student)
     for name, term in objective.terms.items():
         shifts = getattr(term, "shift_labels", None)
-        if (shifts is False and predicts_next) or (shifts is True and has_encoder):
+        if (shifts is False and is_next) or (shifts is True and has_encoder(student)):
             raise RecipeError(
-                f"term {name!r} has shift_labels={shifts}, but position t of {kind} predicts label "
-                f"{'t + 1' if predicts_next else 't'}. Make it with shift_labels={not shifts}."
+                f"term {name!r} has shift_labels={shifts}, but position t of {type(student).__name__} predicts label "
+                f"{'t + 1' if is_next else 't'}. Make it with shift_labels={not shifts}."
             )

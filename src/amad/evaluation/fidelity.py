@@ -1,0 +1,228 @@
+"""How alike a student and its teacher predict on a set, and how well each knows what it knows."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from amad.data.collate import Seq2SeqCollator
+from amad.errors import RecipeError, ShapeError
+from amad.evaluation.evaluate import Items
+from amad.losses.logits import forward_kl
+from amad.losses.objective import IGNORED_LABEL
+from amad.losses.task import aligned, exact
+from amad.metrics.fidelity import Calibration
+from amad.models.labels import predicts_next
+from amad.models.student import check_compatible
+
+_NOT_FOR_THE_MODEL = ("labels", "label_weights")
+_TOKENS_AT_ONCE = 512
+
+
+@dataclass
+class TokenFidelity:
+    """Predictions of two models for the tokens of the ground truth, each after the true ones before it.
+
+    Attributes:
+        n_tokens: Tokens of the ground truth.
+        n_equal: Those at which the most probable token of both models is the same.
+        kl_sum: KL(teacher || student), summed over tokens, in nats.
+        student: Confidence of the student in its most probable token, and whether that was the true one.
+        teacher: The teacher's.
+    """
+
+    n_tokens: int = 0
+    n_equal: int = 0
+    kl_sum: float = 0.0
+    student: Calibration = field(default_factory=Calibration)
+    teacher: Calibration = field(default_factory=Calibration)
+
+    def add(
+        self,
+        student: Float[Tensor, "batch position vocab"],
+        teacher: Float[Tensor, "batch position vocab"],
+        labels: Int[Tensor, "batch position"],
+        shift_labels: bool,
+    ) -> None:
+        """The tokens of one more batch, from logits at temperature 1.
+
+        Args:
+            student: Logits of the student.
+            teacher: Logits of the teacher.
+            labels: The true tokens; -100 where there is none.
+            shift_labels: Position t predicts label t + 1, as in decoders alone; otherwise label t.
+
+        Raises:
+            ShapeError: if the vocabularies or the numbers of positions differ.
+        """
+        if student.shape[-1] != teacher.shape[-1]:
+            raise ShapeError(
+                f"student and teacher vocabularies differ: {student.shape[-1]} != {teacher.shape[-1]}. "
+                "Compare models that share a tokenizer."
+            )
+        mine, wanted = aligned(student, labels, shift_labels)
+        its, _ = aligned(teacher.to(student.device), labels, shift_labels)
+        keep = wanted != IGNORED_LABEL
+        # Soft-maxes of a whole batch over a large vocabulary would be gigabytes.
+        parts = [torch.split(one[keep], _TOKENS_AT_ONCE) for one in (mine, its, wanted)]
+        for ours, theirs, right in zip(*parts, strict=True):
+            log_ours, log_theirs = (exact(logits).log_softmax(-1) for logits in (ours, theirs))
+            self.n_tokens += len(right)
+            self.kl_sum += forward_kl(log_ours, log_theirs).sum(dtype=torch.float64).item()
+            said = []
+            for log_probs, calibration in ((log_ours, self.student), (log_theirs, self.teacher)):
+                top = log_probs.max(-1)
+                said.append(top.indices)
+                calibration.add(top.values.exp().cpu().numpy(), (top.indices == right).cpu().numpy())
+            self.n_equal += int((said[0] == said[1]).sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Agreement in percent, KL(teacher || student) per token in nats; None without any token."""
+        n = self.n_tokens
+        return {
+            "n_tokens": n,
+            "token_agreement_percent": 100 * self.n_equal / n if n else None,
+            "kl_nats_per_token": self.kl_sum / n if n else None,
+        }
+
+
+@torch.inference_mode()
+def compare_tokens(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    shift_labels: bool | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> TokenFidelity:
+    """Agreement and divergence of the next-token distributions of two models, and the calibration of each.
+
+        mean over tokens t of [argmax q_t = argmax p_t]  and of  sum_v p_tv (log p_tv - log q_tv)
+
+    with p_t of the teacher and q_t of the student at temperature 1, both after the true tokens before t: the top-1
+    agreement and predictive KL of Stanton et al. 2021 (arXiv:2106.05945), a token in the place of an image. Samples of
+    weight 0 have no ground truth and are left out. One batch of logits is held at a time.
+
+    Args:
+        student: In evaluation mode meanwhile, as the teacher.
+        teacher: With the same vocabulary.
+        batches: Inputs with ``labels`` (batch, token) or (batch,), and maybe ``label_weights``.
+        shift_labels: Position t predicts label t + 1; None: as the class of the student has it.
+        on_progress: Called with the samples that are done.
+
+    Raises:
+        ShapeError: if the vocabularies or the numbers of positions differ.
+        RecipeError: if a model returns no logits or a batch has no labels.
+    """
+    check_compatible(student, teacher)
+    shift = predicts_next(student) if shift_labels is None else shift_labels
+    found, n_samples = TokenFidelity(), 0
+    with _evaluating(student, teacher):
+        for batch in batches:
+            labels = _labels(batch)
+            mine, its = _logits(student, batch, labels), _logits(teacher, batch, labels)
+            weights = batch.get("label_weights")
+            if weights is not None:
+                labels = labels.masked_fill(weights[:, None] == 0, IGNORED_LABEL)
+            found.add(mine, its, labels.to(student.device), shift)
+            n_samples += len(labels)
+            if on_progress is not None:
+                on_progress(n_samples)
+    return found
+
+
+@torch.inference_mode()
+def text_probabilities(
+    model: PreTrainedModel,
+    dataset: Items,
+    collator: Seq2SeqCollator,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 100,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[float]:
+    """The probability that a model gives to one text per item, its end included, as the tokenizer writes it.
+
+        prod_t p(token t | the item, tokens before t)
+
+    Of the text that the model said itself this is its confidence in it, however it was searched for.
+
+    Args:
+        model: An encoder-decoder, in evaluation mode meanwhile.
+        dataset: The items.
+        collator: Makes batches.
+        texts: One per item, in the order of the set.
+        batch_size: Items per batch.
+        on_progress: Called with the items that are done.
+
+    Raises:
+        RecipeError: if the model returns no logits.
+    """
+    # A text of the greatest length that was generated may lack its end, which is counted here.
+    longer = Seq2SeqCollator(
+        collator.tokenizer,
+        collator.image_transform,
+        collator.max_input_tokens,
+        collator.max_target_tokens + 1,
+    )
+    given = [(index, {"target": text}) for index, text in enumerate(texts)]
+    found: list[float] = []
+    with _evaluating(model):
+        for start in range(0, len(given), batch_size):
+            batch = longer([dataset[index] | said for index, said in given[start : start + batch_size]])
+            labels = batch["labels"]
+            logits, wanted = aligned(
+                _logits(model, batch, labels), labels.to(model.device), predicts_next(model)
+            )
+            keep = wanted != IGNORED_LABEL
+            log_probs = exact(logits[keep]).log_softmax(-1).gather(-1, wanted[keep][:, None])[:, 0]
+            per_token = log_probs.new_zeros(wanted.shape).masked_scatter(keep, log_probs)
+            found += per_token.sum(1).exp().tolist()
+            if on_progress is not None:
+                on_progress(len(found))
+    return found
+
+
+def batched(dataset: Items, collator: Seq2SeqCollator, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """The whole set in its order, a batch at a time."""
+    for start in range(0, len(dataset), batch_size):
+        yield collator([dataset[index] for index in range(start, min(start + batch_size, len(dataset)))])
+
+
+def _labels(batch: Mapping[str, Tensor]) -> Tensor:
+    labels = batch.get("labels")
+    if labels is None:
+        raise RecipeError(
+            f"predictions are compared at the tokens of 'labels', and a batch has {sorted(batch)}. Give labels."
+        )
+    return labels[:, None] if labels.ndim == 1 else labels
+
+
+def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """Logits (batch, position, vocabulary) after the true tokens; scores of classes are those of one position."""
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name not in _NOT_FOR_THE_MODEL}
+    shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shifted is not None and "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = shifted(labels=labels.to(model.device))
+    logits: Tensor | None = model(**inputs).get("logits")
+    if logits is None:
+        raise RecipeError(f"{type(model).__name__} returns no logits, so its predictions cannot be compared.")
+    return logits[:, None] if logits.ndim == 2 else logits
+
+
+@contextlib.contextmanager
+def _evaluating(*models: PreTrainedModel) -> Iterator[None]:
+    """The models in evaluation mode, and then as they were."""
+    modes = [model.training for model in models]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
