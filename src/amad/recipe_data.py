@@ -55,10 +55,13 @@ class DataSection(Section):
 
     Attributes:
         root: Folder that every file below is in.
+        on_bad_example: ``raise`` refuses the first example that breaks a rule. ``skip`` leaves such examples out,
+            counts them and lists them in the run's folder; every image is then decoded once before training.
         image_cache_gib: Decoded images kept in memory.
     """
 
     root: str
+    on_bad_example: Literal["raise", "skip"] = "raise"
     image_cache_gib: NonNegative = 1.0
 
     @property

@@ -11,7 +11,7 @@ from amad.data.shapes import write_shapes
 from amad.evaluation.evaluate import accuracy, answer_questions
 from amad.models.load import load_model, load_tokenizer
 from amad.recipe import load_recipe
-from amad.training.splits import vqa_splits
+from amad.training.tasks import load_task
 
 ASSETS = Path(amad.__file__).parent / "assets"
 TEACHER = ASSETS / "shapes-teacher"
@@ -40,7 +40,7 @@ def test_it_scores_what_its_provenance_claims(tmp_path):
     transform = load_image_transform(TEACHER)
     data = load_recipe(ASSETS / "shapes-teacher.yaml", [f"data.root={tmp_path / 'scenes'}"]).data
     data = data.model_copy(update={"max_validation_questions": None})
-    validation = vqa_splits(data, 0, transform.resize)[1]
+    validation = load_task(data, 0, transform.resize).validation
     tokenizer = load_tokenizer(TEACHER)
     results = answer_questions(
         load_model(TEACHER, dtype=torch.float32),

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from amad.data.problems import BadExample, Problems, keep_present
+from amad.data.translation import TranslationExample
 from amad.errors import DataError
 
 FILE = Path("captions.json")
@@ -21,7 +22,7 @@ def read(problems, numbers=(1, -1, 2, -2)):
 
 def test_the_first_bad_example_is_refused_by_default():
     problems = Problems()
-    with pytest.raises(DataError, match="item 1: must be positive but is -1"):
+    with pytest.raises(DataError, match=r"item 1: must be positive but is -1.*data\.on_bad_example=skip"):
         read(problems)
     assert problems.n_bad == 0
 
@@ -53,19 +54,18 @@ def test_a_fault_of_the_program_is_never_left_out():
 
 
 def kept(folder, names, problems):
-    return keep_present(
-        names, lambda name: folder / name if name else None, lambda name: f"image {name}", FILE, problems
-    )
+    examples = [TranslationExample("A.", "B.", name and folder / name, i) for i, name in enumerate(names, 1)]
+    return [one.image and one.image.name for one in keep_present(examples, FILE, problems)]
 
 
 def test_examples_whose_image_is_missing_are_found_by_either_policy(tmp_path):
     (tmp_path / "a.jpg").touch()
     names = ["a.jpg", "b.jpg", None, "c.jpg"]
-    with pytest.raises(DataError, match=r"b\.jpg: no such image, needed by captions\.json, image b\.jpg \(2"):
+    with pytest.raises(DataError, match=r"b\.jpg: no such image, needed by captions\.json, line 2 \(2"):
         kept(tmp_path, names, Problems())
     problems = Problems("skip")
     assert kept(tmp_path, names, problems) == ["a.jpg", None]
-    assert [bad.entry for bad in problems] == ["image b.jpg", "image c.jpg"]
+    assert [bad.entry for bad in problems] == ["line 2", "line 4"]
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])

@@ -15,7 +15,7 @@ from amad.training.callbacks import AnnouncedEpoch, KeptRecords
 from amad.training.models import weights_digest
 from amad.training.resumption import check_new, find_checkpoint, last_checkpoint
 from amad.training.run import TrainingRun
-from amad.training.splits import vqa_splits
+from amad.training.tasks import load_task
 from amad.training.values import checked_values
 
 
@@ -206,8 +206,8 @@ def test_held_out_images_are_in_one_split_alone(tree):
     data = check_recipe(tree).data.model_copy(
         update={"validation": None, "holdout": SimpleNamespace(share=0.5, seed=0)}
     )
-    train, validation = vqa_splits(data, 0, lambda image: image)
-    images = [{example.image_id for example in one.examples} for one in (train, validation)]
+    task = load_task(data, 0, lambda image: image)
+    images = [{example.image_id for example in one.examples} for one in (task.train, task.validation)]
     assert not images[0] & images[1]
     assert len(images[0]) == len(images[1]) == 9
 

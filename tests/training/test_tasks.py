@@ -32,6 +32,11 @@ def task_of(data):
     return load_task(data, 0, lambda image: image)
 
 
+def read(data):
+    task = task_of(data)
+    return task.train, task.validation
+
+
 def lines(path):
     return path.read_text().splitlines()
 

@@ -123,10 +123,12 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
     from amad.evaluation.efficiency import compare_latency, count_parameters
     from amad.evaluation.evaluate import accuracy, answer_questions
     from amad.models.load import load_model
-    from amad.training.splits import vqa_splits
+    from amad.training.tasks import load_task
 
     data = run.recipe.data.model_copy(update={"max_validation_questions": None})
-    validation = cast(VqaDataset, vqa_splits(data, run.recipe.seed, run.parts.image_transform.resize)[1])
+    validation = cast(
+        VqaDataset, load_task(data, run.recipe.seed, run.parts.image_transform.resize).validation
+    )
     # All on the CPU, wherever they were trained, so that latencies compare.
     folders = {"teacher": run.recipe.teacher, **students}
     models = {name: load_model(folder, dtype=torch.float32) for name, folder in folders.items()}

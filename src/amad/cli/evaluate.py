@@ -1,5 +1,6 @@
 """``amad evaluate``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +51,7 @@ def evaluate(
     from amad.evaluation.evaluate import Decoding, generate_texts
     from amad.models.load import load_model, load_tokenizer
     from amad.recipe import load_recipe
-    from amad.training.resumption import MODEL_FOLDER
+    from amad.training.resumption import BAD_EXAMPLES_FILE, MODEL_FOLDER
     from amad.training.tasks import load_task
     from amad.training.values import checked_values, decoding_values
 
@@ -69,7 +70,7 @@ def evaluate(
         loaded = load_model(folder).to(_device())
         tokenizer, transform = load_tokenizer(folder), load_image_transform(folder)
         data = run.data.whole()
-        task = load_task(data, run.seed, transform.resize)
+        task = load_task(data, run.seed, transform.resize, partial(counted, console))
         validation, scored = task.validation, task.is_scored
         if validation is None:
             keys = data.validation_keys
@@ -95,6 +96,8 @@ def evaluate(
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_whole(out, task.results(said))
+            if task.problems.skips:
+                task.problems.write(out.with_name(f"{out.stem}-{BAD_EXAMPLES_FILE}"))
         document = {
             "model": str(folder),
             "images": "blank" if blank_images else "shown",
@@ -103,6 +106,8 @@ def evaluate(
             task.items: len(said),
             "results": None if out is None else str(out),
         }
+        if task.problems.skips:
+            document["bad_examples"] = task.problems.n_bad
         document |= task.score(said) if scored else dict.fromkeys(task.figures)
         if as_json:
             print_json(document)

@@ -35,6 +35,11 @@ class CaptionExample:
         """The image's file name without folders and ending, by which region features are filed."""
         return PurePosixPath(self.image_name).stem
 
+    @property
+    def entry(self) -> str:
+        """Where it stands in its file."""
+        return f"image {self.image_name}"
+
 
 def read_coco_captions(
     path: Path, images: Path | None = None, split: str | None = None, problems: Problems | None = None
@@ -242,13 +247,7 @@ def _checked(
     found: Iterable[str],
     problems: Problems,
 ) -> list[CaptionExample]:
-    kept = keep_present(
-        examples,
-        lambda example: example.image,
-        lambda example: f"image {example.image_name}",
-        path,
-        problems,
-    )
+    kept = keep_present(examples, path, problems)
     if not kept:
         which = f"split {split!r}" if split is not None else "the file"
         bad = problems.counts().get(str(path), 0)

@@ -29,11 +29,16 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         DataError: if the file is missing, truncated or no image.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return decoded(path)
+
+
+def decoded(path: Path) -> Image.Image:
+    """``open_image`` for threads, around all of which the caller makes errors of Pillow's warnings."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such image. Check the image folder and the file name template."
@@ -46,7 +51,7 @@ def open_image(path: Path) -> Image.Image:
         Image.DecompressionBombWarning,
     ) as error:
         raise DataError(
-            f"{path}: not a whole image ({error}). Fetch the file again or leave it out."
+            f"{path}: not a whole image ({error}). Fetch the file again or leave it out (data.on_bad_example=skip)."
         ) from None
 
 

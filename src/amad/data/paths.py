@@ -83,7 +83,8 @@ def check_present(paths: Iterable[tuple[Path, str]]) -> None:
         path, where = next(iter(missing.items()))
         raise DataError(
             f"{path}: no such image, needed by {where} ({len(missing)} missing in all). "
-            "Check the image folder and the file name template, or fetch the images."
+            "Check the image folder and the file name template, fetch the images, or leave such examples out: "
+            "data.on_bad_example=skip."
         )
 
 

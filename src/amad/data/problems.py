@@ -3,17 +3,35 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from amad.data.paths import check_present, write_whole
 from amad.errors import DataError
 
 Policy = Literal["raise", "skip"]
-Example = TypeVar("Example")
+
+
+class Pictured(Protocol):
+    """An example that may have an image."""
+
+    @property
+    def image(self) -> Path | None:
+        """The image file."""
+
+    @property
+    def stem(self) -> str:
+        """Its name without folders and ending."""
+
+    @property
+    def entry(self) -> str:
+        """Where the example stands in its data file."""
+
+
+PicturedExample = TypeVar("PicturedExample", bound=Pictured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +88,7 @@ class Problems:
             yield
         except DataError as error:
             if not self.skips:
-                raise
+                raise DataError(f"{error} Or leave such examples out: data.on_bad_example=skip.") from None
             self._found.append(BadExample(str(file), entry, str(error)))
 
     def counts(self) -> dict[str, int]:
@@ -84,18 +102,12 @@ class Problems:
 
 
 def keep_present(
-    examples: Sequence[Example],
-    image_of: Callable[[Example], Path | None],
-    entry_of: Callable[[Example], str],
-    source: Path,
-    problems: Problems,
-) -> list[Example]:
+    examples: Sequence[PicturedExample], source: Path, problems: Problems
+) -> list[PicturedExample]:
     """The examples whose image is there, or that have none: one directory listing per folder.
 
     Args:
         examples: What was read from ``source``.
-        image_of: The image of an example.
-        entry_of: Where an example stands in ``source``.
         source: The file that names the images.
         problems: What to do about a missing image.
 
@@ -104,21 +116,19 @@ def keep_present(
     """
     if not problems.skips:
         check_present(
-            (path, f"{source}, {entry_of(example)}")
-            for example in examples
-            if (path := image_of(example)) is not None
+            (example.image, f"{source}, {example.entry}") for example in examples if example.image is not None
         )
         return list(examples)
     listings: dict[Path, set[str]] = {}
     kept = []
     for example in examples:
-        path = image_of(example)
+        path = example.image
         if path is not None and path.parent not in listings:
             check_folder(path.parent, source)
             listings[path.parent] = set(os.listdir(path.parent))
-        with problems.at(source, entry_of(example)):
+        with problems.at(source, example.entry):
             if path is not None and path.name not in listings[path.parent]:
-                raise DataError(f"{path}: no such image, needed by {source}, {entry_of(example)}.")
+                raise DataError(f"{path}: no such image, needed by {source}, {example.entry}.")
             kept.append(example)
     return kept
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from amad.data.problems import Problems
+from amad.data.problems import Pictured, PicturedExample, Problems
 from amad.data.region_files import H5Regions, TsvRegions
 from amad.errors import DataError
 
@@ -123,21 +123,6 @@ class Regions:
             f"{', '.join(map(str, self.paths))}: no features of image {name}. "
             "Check that the file belongs to the split, and that it names images by file name without ending."
         )
-
-
-class Pictured(Protocol):
-    """An example that may have an image."""
-
-    @property
-    def image(self) -> Path | None:
-        """The image file."""
-
-    @property
-    def stem(self) -> str:
-        """Its name without folders and ending."""
-
-
-PicturedExample = TypeVar("PicturedExample", bound=Pictured)
 
 
 def with_regions(

@@ -34,6 +34,11 @@ class TranslationExample:
         """The image's file name without folders and ending, by which region features are filed; "" without one."""
         return PurePosixPath(self.image_name or "").stem
 
+    @property
+    def entry(self) -> str:
+        """Where it stands in every file of the split."""
+        return f"line {self.line}"
+
 
 def read_multi30k(
     source: Path,
@@ -100,9 +105,7 @@ def read_multi30k(
             image = inside(images, name, where) if images is not None and name is not None else None
             examples.append(TranslationExample(texts[0], texts[1], image, line, name))
     if image_names is not None:
-        examples = keep_present(
-            examples, lambda one: one.image, lambda one: f"line {one.line}", image_names, problems
-        )
+        examples = keep_present(examples, image_names, problems)
     if not examples:
         raise DataError(
             f"{source}: a split must have a sentence and has none ({len(files[0])} lines, {problems.n_bad} bad "

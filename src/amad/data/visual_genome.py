@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from amad.data.paths import fill_template, inside
-from amad.data.problems import Problems, keep_present
-from amad.data.vqa_files import VqaExample
+from amad.data.problems import Problems
+from amad.data.vqa_files import VqaExample, keep_questions
 from amad.errors import DataError
 from amad.metrics.documents import field, read_rows
 from amad.metrics.vqa_answers import soft_scores
@@ -61,13 +61,7 @@ def read_visual_genome(
                     question = field(pair, "question", str, place)
                     seen_questions.add(question_id)
                     scores = dict.fromkeys(soft_scores((answer,)), 1.0)
-                    examples.append(VqaExample(question_id, image_id, question, (answer,), scores, image))
-    kept = keep_present(
-        examples, lambda one: one.image, lambda one: f"question {one.question_id}", path, problems
-    )
-    if not kept:
-        raise DataError(
-            f"{path}: must have a question and has none (bad examples left out: {problems.n_bad}). "
-            "Check the file."
-        )
-    return kept
+                    examples.append(
+                        VqaExample(question_id, image_id, question, (answer,), scores, image, image_name=name)
+                    )
+    return keep_questions(examples, path, problems)

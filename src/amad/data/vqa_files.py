@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amad.data.paths import fill_template, inside
@@ -39,6 +39,7 @@ class VqaExample:
         image: The file; None if the set was read without images.
         question_type: First words of the question as the set classifies them; None where not published.
         answer_type: ``yes/no``, ``number`` or ``other``; None where not published.
+        image_name: The image's file name, with folders where the set has them; None where it was not asked for.
     """
 
     question_id: int | str
@@ -49,6 +50,17 @@ class VqaExample:
     image: Path | None
     question_type: str | None = None
     answer_type: str | None = None
+    image_name: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The image's file name without folders and ending, by which region features are filed; "" without one."""
+        return PurePosixPath(self.image_name or "").stem
+
+    @property
+    def entry(self) -> str:
+        """Where it stands in its file."""
+        return f"question {self.question_id}"
 
     @property
     def best_answer(self) -> tuple[str, float]:
@@ -77,7 +89,8 @@ def read_vqa_v2(
         annotations: The file with ``annotations``; without it examples have no answers.
         images: Folder of images; without it examples have none.
         image_name: File name of an image, from ``{image_id}`` and ``{split}``; the official
-            ``COCO_{split}2014_{image_id:012d}.jpg`` when absent.
+            ``COCO_{split}2014_{image_id:012d}.jpg`` when absent. Without a folder of images, examples have an
+            ``image_name`` where this is given.
         split: What ``{split}`` is; read off ``data_subtype`` of the questions file ("train2014") when absent.
         problems: What to do about a malformed question, one without ten answers or without its image; refuse
             the first when absent. Ids that contradict each other are refused always.
@@ -92,7 +105,8 @@ def read_vqa_v2(
     asked = index_by(rows_of(document, questions, "questions"), "question_id", questions)
     answered = _annotations(annotations, questions, asked) if annotations is not None else {}
     template = image_name or OFFICIAL_IMAGE_NAME
-    if images is not None and split is None and "{split" in template:
+    named = images is not None or image_name is not None
+    if named and split is None and "{split" in template:
         split = _split(document.get("data_subtype"), questions)
 
     given: dict[int | str, tuple[str, ...]] = {}
@@ -100,7 +114,8 @@ def read_vqa_v2(
         with problems.at(annotations or questions, f"question {question_id}"):
             given[question_id] = _answers(row, f"{annotations}, question {question_id}")
 
-    paths: dict[int | str, Path] = {}
+    # Made once per image, not once per question.
+    places: dict[int | str, tuple[str | None, Path | None]] = {}
     examples = []
     for question_id, row in asked.items():
         if question_id in answered and question_id not in given:
@@ -108,10 +123,10 @@ def read_vqa_v2(
         with problems.at(questions, f"question {question_id}"):
             where = f"{questions}, question {question_id}"
             image_id = field(row, "image_id", (int, str), where)
-            if images is not None and image_id not in paths:
-                paths[image_id] = inside(
-                    images, fill_template(template, where, image_id=image_id, split=split), where
-                )
+            if image_id not in places:
+                name = fill_template(template, where, image_id=image_id, split=split) if named else None
+                places[image_id] = (name, _below(images, name, where))
+            name, image = places[image_id]
             annotation = answered.get(question_id, {})
             answers = given.get(question_id)
             examples.append(
@@ -121,12 +136,13 @@ def read_vqa_v2(
                     question=field(row, "question", str, where),
                     answers=answers,
                     scores=soft_scores(answers or ()),
-                    image=paths.get(image_id),
+                    image=image,
                     question_type=annotation.get("question_type"),
                     answer_type=annotation.get("answer_type"),
+                    image_name=name,
                 )
             )
-    return _with_images(examples, questions, problems)
+    return keep_questions(examples, questions, problems)
 
 
 def read_vlt5(
@@ -164,12 +180,13 @@ def read_vlt5(
                     question=field(row, "sent" if "sent" in row else "question", str, where),
                     answers=_answers(row, where) if row.get("answers") else None,
                     scores={answer: float(score) for answer, score in label.items()},
-                    image=inside(images, name, where) if images is not None else None,
+                    image=_below(images, name, where),
                     question_type=row.get("question_type"),
                     answer_type=row.get("answer_type"),
+                    image_name=name,
                 )
             )
-    return _with_images(examples, path, problems)
+    return keep_questions(examples, path, problems)
 
 
 def read_blip(path: Path, images: Path | None = None, problems: Problems | None = None) -> list[VqaExample]:
@@ -211,10 +228,11 @@ def read_blip(path: Path, images: Path | None = None, problems: Problems | None 
                     question=field(row, "question", str, where),
                     answers=answers,
                     scores=scores,
-                    image=inside(images, name, where) if images is not None else None,
+                    image=_below(images, name, where),
+                    image_name=name,
                 )
             )
-    return _with_images(examples, path, problems)
+    return keep_questions(examples, path, problems)
 
 
 def _annotations(
@@ -263,6 +281,10 @@ def _ten(answers: tuple[str, ...], where: str) -> tuple[str, ...]:
     return answers
 
 
+def _below(images: Path | None, name: str | None, where: str) -> Path | None:
+    return None if images is None or name is None else inside(images, name, where)
+
+
 def _split(subtype: Any, questions: Path) -> str:
     for split in ("train", "val"):
         if isinstance(subtype, str) and subtype.startswith(split):
@@ -274,7 +296,15 @@ def _split(subtype: Any, questions: Path) -> str:
     )
 
 
-def _with_images(examples: list[VqaExample], source: Path, problems: Problems) -> list[VqaExample]:
-    return keep_present(
-        examples, lambda one: one.image, lambda one: f"question {one.question_id}", source, problems
-    )
+def keep_questions(examples: list[VqaExample], source: Path, problems: Problems) -> list[VqaExample]:
+    """The questions of ``source`` whose image is there, or that have none.
+
+    Raises:
+        DataError: if no question is left; as ``keep_present``.
+    """
+    kept = keep_present(examples, source, problems)
+    if not kept:
+        raise DataError(
+            f"{source}: must have a question and has none (bad examples left out: {problems.n_bad}). Check the file."
+        )
+    return kept

@@ -1,6 +1,7 @@
 """What a run shows while it goes and what it writes down."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +34,14 @@ def progress_bar(console: Console) -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+@contextlib.contextmanager
+def counted(console: Console, description: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar with an estimate of the time left; what it yields takes done and total."""
+    with progress_bar(console) as progress:
+        task = progress.add_task(description, total=total, note="")
+        yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
 class ShownProgress(TrainerCallback):  # type: ignore[misc]

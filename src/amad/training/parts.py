@@ -1,6 +1,6 @@
 """What a run is made of: models, data, tokenizer, pairing and loss, each made of the recipe when first asked for."""
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from rich.console import Console
@@ -23,7 +23,7 @@ from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
-from amad.training.callbacks import progress_bar
+from amad.training.callbacks import counted, progress_bar
 from amad.training.importance import measure_importance
 from amad.training.models import check_same_words, new_model
 from amad.training.pairing import Pairing
@@ -36,7 +36,7 @@ class RunParts:
     Args:
         recipe: The run.
         with_teacher: Whether the student learns from the teacher; otherwise from the ground truth alone.
-        console: Where a longer measurement shows how far it is.
+        console: Where a longer measurement, or a longer reading of data, shows how far it is.
 
     Raises:
         AmadError: from each part, if what the recipe says of it breaks a rule.
@@ -85,7 +85,7 @@ class RunParts:
     @cached_property
     def task(self) -> LearnedTask:
         """What is learned, with its data and its score."""
-        return load_task(self.recipe.data, self.recipe.seed, self.image_transform.resize)
+        return load_task(self.recipe.data, self.recipe.seed, self.image_transform.resize, partial(counted, self.console))
 
     @property
     def datasets(self) -> tuple[TaskDataset, TaskDataset | None]:

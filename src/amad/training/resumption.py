@@ -11,6 +11,7 @@ from amad.records import read_records
 
 RECIPE_FILE = "recipe.yaml"
 RECORDS_FILE = "records.jsonl"
+BAD_EXAMPLES_FILE = "bad_examples.jsonl"
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 

@@ -23,6 +23,7 @@ from amad.training.models import weights_digest
 from amad.training.parts import RunParts
 from amad.training.plan import record_bytes, stack_rows
 from amad.training.resumption import (
+    BAD_EXAMPLES_FILE,
     CHECKPOINTS_FOLDER,
     MODEL_FOLDER,
     RECIPE_FILE,
@@ -38,8 +39,8 @@ class TrainingRun:
     """One run of ``amad train`` or ``amad distill``.
 
     Nothing is loaded before it is needed and nothing is written before everything is loaded and checked. The
-    folder ``output`` then has ``recipe.yaml`` (resolved), ``records.jsonl``, ``checkpoints/`` if the recipe asks
-    for any, and at the end ``model/``, an ordinary checkpoint.
+    folder ``output`` then has ``recipe.yaml`` (resolved), ``records.jsonl``, ``bad_examples.jsonl`` where the recipe
+    leaves bad examples out, ``checkpoints/`` if it asks for any, and at the end ``model/``, an ordinary checkpoint.
 
     Args:
         recipe: The run.
@@ -106,6 +107,8 @@ class TrainingRun:
             "parameters of the teacher": frozen,
             "weights, gradients and Adam (MiB)": round((16 * trained + 4 * frozen) / 2**20, 1),
         }
+        if task.problems.skips:
+            summary["bad examples left out"] = task.problems.n_bad
         if len(self.parts.pairing):
             records = [*self.parts.student_records().values(), *self.parts.teacher_records().values()]
             recorded, maps = record_bytes(records, arguments.train_batch_size)
@@ -146,7 +149,8 @@ class TrainingRun:
         Returns:
             ``output``, ``model`` (folders), the task's figures on the validation set (if there is one to score
             against; ``accuracy`` in percent, ``CIDEr`` and ``Bleu_4``, or ``BLEU``), ``examples_seen``,
-            ``train_seconds``, ``parameters``, and ``curve``: (examples seen, the first of the figures).
+            ``train_seconds``, ``parameters``, ``bad_examples`` (how many were left out, where the recipe leaves
+            them out), and ``curve``: (examples seen, the first of the figures).
 
         Raises:
             RecipeError: if the output exists and ``resume`` is off, or there is no run to resume.
@@ -159,6 +163,7 @@ class TrainingRun:
             trainer, shown = self._trainer()
             self.output.mkdir(parents=True, exist_ok=True)
             write_whole(self.output / RECIPE_FILE, self.recipe.dump())
+            self._list_bad_examples()
             with contextlib.closing(shown), RunRecords(self.output / RECORDS_FILE) as records:
                 self._write_start(records, checkpoint, resume)
                 trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
@@ -198,6 +203,8 @@ class TrainingRun:
             "parameters": self.parts.model.num_parameters(),
             "curve": curve,
         }
+        if task.problems.skips:
+            result["bad_examples"] = task.problems.n_bad
         if scored:
             result |= {
                 name: round(scored[-1][f"eval_{name}"], digits) for name, digits in task.figures.items()
@@ -236,10 +243,22 @@ class TrainingRun:
         self._signature = scores.pop("signature", None)
         return scores
 
+    def _list_bad_examples(self) -> None:
+        """Write and say what was left out of the data; where nothing may be, nothing."""
+        problems = self.parts.task.problems
+        if not problems.skips:
+            return
+        path = self.output / BAD_EXAMPLES_FILE
+        problems.write(path)
+        if problems.n_bad:
+            self.console.print(f"{problems.n_bad} bad examples left out, listed in {path}", markup=False)
+
     def _write_start(self, records: RunRecords, checkpoint: Path | None, resume: bool) -> None:
         records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)
         records.write("environment", **environment(str(self.arguments.device)))
         records.write("seeds", seed=self.recipe.seed, start=weights_digest(self.parts.model))
+        if self.parts.task.problems.skips:
+            records.write("note", bad_examples=self.parts.task.problems.counts())
         if resume:
             records.write("note", resumed_from="the start" if checkpoint is None else checkpoint.name)
         pairs = [dict(zip(("student", "teacher", "weight"), row, strict=True)) for row in self.pair_rows()]

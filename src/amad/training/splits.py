@@ -1,171 +1,190 @@
-"""The training and the validation set of a recipe, for each task."""
+"""The examples of a recipe's splits, for each task."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from PIL import Image
-
-from amad.data.captions import (
-    CaptionDataset,
-    CaptionExample,
-    read_blip_captions,
-    read_coco_captions,
-    read_karpathy,
-)
-from amad.data.images import Pixels
+from amad.data.captions import CaptionExample, read_blip_captions, read_coco_captions, read_karpathy
+from amad.data.decoding import keep_whole
 from amad.data.paths import fill_template, inside
-from amad.data.translation import (
-    TranslationDataset,
-    TranslationExample,
-    read_multi30k,
-    translation_prompt,
-)
+from amad.data.problems import Problems
+from amad.data.translation import TranslationExample, read_multi30k
 from amad.data.vqa import (
-    GIB,
     OFFICIAL_IMAGE_NAME,
-    VqaDataset,
     VqaExample,
     holdout_by_image,
     read_blip,
     read_vlt5,
     read_vqa_v2,
 )
+from amad.data.waiting import Wait, unseen
 from amad.errors import DataError
-from amad.recipe_data import CaptionData, CaptionFiles, TranslationData, VqaData, VqaFiles
+from amad.recipe_data import CaptionData, CaptionFiles, DataSection, TranslationData, VqaData, VqaFiles
 
-Prepare = Callable[[Image.Image], Pixels]
-
-
-def vqa_splits(data: VqaData, seed: int, prepare: Prepare) -> tuple[VqaDataset, VqaDataset | None]:
-    """What to train on, with sampled answers, and what to validate on, if the recipe says.
-
-    Args:
-        data: The recipe's data.
-        seed: Of the sampling of answers.
-        prepare: Makes the array of an image before it is kept in memory.
-
-    Raises:
-        DataError: if a file is missing, malformed or outside of ``data.root``, or no training question has an
-            answer.
-    """
-    root = _root(data.root)
-    train = read_vqa_files(root, data.train, "data.train")
-    if not any(example.scores for example in train):
-        raise DataError(
-            f"data.train: none of the {len(train)} questions has an answer, so there is nothing to learn. "
-            "Give data.train.annotations, or a file that has answers."
-        )
-    validation: list[VqaExample] | None = None
-    if data.holdout is not None:
-        train, validation = holdout_by_image(train, data.holdout.share, data.holdout.seed)
-    elif data.validation is not None:
-        validation = read_vqa_files(root, data.validation, "data.validation")
-    cache = int(data.image_cache_gib * GIB)
-    trained = VqaDataset(
-        train, training=True, prompt=data.prompt, seed=seed, cache_bytes=cache, prepare=prepare
-    )
-    if validation is None:
-        return trained, None
-    validation = validation[: data.max_validation_questions]
-    return trained, VqaDataset(
-        validation, training=False, prompt=data.prompt, cache_bytes=cache, prepare=prepare
-    )
+Data = TypeVar("Data", bound=DataSection)
+Example = TypeVar("Example", VqaExample, CaptionExample, TranslationExample)
 
 
-def read_vqa_files(root: Path, files: VqaFiles, key: str) -> list[VqaExample]:
-    """The examples of the split that the recipe has under ``key``; see :func:`vqa_splits`."""
-    questions = inside(root, files.questions, f"{key}.questions")
-    images = inside(root, files.images, f"{key}.images")
-    if files.format == "blip":
-        return read_blip(questions, images)
-    if files.format == "vl-t5":
-        return read_vlt5(questions, images, files.image_name or "{image_id}.jpg")
-    annotations = None if files.annotations is None else inside(root, files.annotations, f"{key}.annotations")
-    return read_vqa_v2(questions, annotations, images, files.image_name or OFFICIAL_IMAGE_NAME)
+class Splits(ABC, Generic[Data, Example]):
+    """The examples of a recipe's splits, each read when it is first asked for.
 
-
-def caption_splits(data: CaptionData, prepare: Prepare) -> tuple[CaptionDataset, CaptionDataset | None]:
-    """What to train on, one item per caption, and what to validate on, one per image, if the recipe says.
+    Attributes:
+        problems: The examples that were left out of what was read so far.
 
     Args:
         data: The recipe's data.
-        prepare: Makes the array of an image before it is kept in memory.
+        wait: Shows how far it is where reading takes long.
 
     Raises:
-        DataError: if a file is missing, malformed or outside of ``data.root``, or no training image has a
-            caption.
+        DataError: if ``data.root`` is no folder.
     """
-    root = _root(data.root)
-    cache = int(data.image_cache_gib * GIB)
-    train = read_caption_files(root, data.train, "data.train")
-    if not any(example.captions for example in train):
-        raise DataError(
-            f"data.train: none of the {len(train)} images has a caption, so there is nothing to learn. "
-            "Give data.train.captions a file that has some."
-        )
-    trained = CaptionDataset(train, training=True, prompt=data.prompt, cache_bytes=cache, prepare=prepare)
-    if data.validation is None:
-        return trained, None
-    validation = read_caption_files(root, data.validation, "data.validation")[: data.max_validation_examples]
-    return trained, CaptionDataset(
-        validation, training=False, prompt=data.prompt, cache_bytes=cache, prepare=prepare
-    )
+
+    def __init__(self, data: Data, wait: Wait = unseen) -> None:
+        self.data = data
+        self.root = Path(data.root)
+        self.problems = Problems(data.on_bad_example)
+        self._wait = wait
+        if not self.root.is_dir():
+            raise DataError(
+                f"data.root {self.root} is no folder. Give the folder of the data with data.root=FOLDER."
+            )
+
+    @property
+    @abstractmethod
+    def train(self) -> Sequence[Example]:
+        """What to train on.
+
+        Raises:
+            DataError: if a file is missing, malformed or outside of the root, or there is nothing to learn.
+        """
+
+    @property
+    @abstractmethod
+    def validation(self) -> Sequence[Example] | None:
+        """What to validate on, at most as many as the recipe says; None if it names nothing.
+
+        Raises:
+            DataError: if a file is missing, malformed or outside of the root.
+        """
+
+    def _seen(self, examples: list[Example], source: Path) -> list[Example]:
+        """The examples of ``source``; where bad ones are left out, without those whose image is broken."""
+        if not self.problems.skips:
+            return examples
+        return keep_whole(examples, source, self.problems, self._wait)
 
 
-def read_caption_files(root: Path, files: CaptionFiles, key: str) -> list[CaptionExample]:
-    """The examples of the split that the recipe has under ``key``; see :func:`caption_splits`."""
-    captions = inside(root, files.captions, f"{key}.captions")
-    images = inside(root, files.images, f"{key}.images")
-    if files.format == "blip":
-        return read_blip_captions(captions, images)
-    if files.format == "karpathy":
-        return read_karpathy(captions, files.split or "", images)
-    return read_coco_captions(captions, images, files.split)
+class VqaSplits(Splits[VqaData, VqaExample]):
+    """Questions; see :class:`Splits`."""
+
+    @property
+    def train(self) -> list[VqaExample]:
+        """What to train on; see :class:`Splits`."""
+        return self._parts[0]
+
+    @cached_property
+    def validation(self) -> list[VqaExample] | None:
+        """What to validate on; see :class:`Splits`."""
+        if self.data.validation is not None:
+            found = self._read(self.data.validation, "data.validation")
+        elif self.data.holdout is not None:
+            found = self._parts[1]
+        else:
+            return None
+        return found[: self.data.max_validation_questions]
+
+    @cached_property
+    def _parts(self) -> tuple[list[VqaExample], list[VqaExample]]:
+        """The training files without what is held out, and that."""
+        found = self._read(self.data.train, "data.train")
+        if not any(example.scores for example in found):
+            raise DataError(
+                f"data.train: none of the {len(found)} questions has an answer, so there is nothing to learn. "
+                "Give data.train.annotations, or a file that has answers."
+            )
+        holdout = self.data.holdout
+        return (found, []) if holdout is None else holdout_by_image(found, holdout.share, holdout.seed)
+
+    def _read(self, files: VqaFiles, key: str) -> list[VqaExample]:
+        questions = inside(self.root, files.questions, f"{key}.questions")
+        images = inside(self.root, files.images, f"{key}.images")
+        if files.format == "blip":
+            found = read_blip(questions, images, self.problems)
+        elif files.format == "vl-t5":
+            found = read_vlt5(questions, images, files.image_name or "{image_id}.jpg", self.problems)
+        else:
+            annotations = None
+            if files.annotations is not None:
+                annotations = inside(self.root, files.annotations, f"{key}.annotations")
+            name = files.image_name or OFFICIAL_IMAGE_NAME
+            found = read_vqa_v2(questions, annotations, images, name, problems=self.problems)
+        return self._seen(found, questions)
 
 
-def translation_splits(
-    data: TranslationData, prepare: Prepare
-) -> tuple[TranslationDataset, TranslationDataset | None]:
-    """What to train on, and what to validate on, if the recipe says.
+class CaptionSplits(Splits[CaptionData, CaptionExample]):
+    """Images with captions; see :class:`Splits`."""
 
-    Args:
-        data: The recipe's data.
-        prepare: Makes the array of an image before it is kept in memory.
+    @cached_property
+    def train(self) -> list[CaptionExample]:
+        """What to train on; see :class:`Splits`."""
+        found = self._read(self.data.train, "data.train")
+        if not any(example.captions for example in found):
+            raise DataError(
+                f"data.train: none of the {len(found)} images has a caption, so there is nothing to learn. "
+                "Give data.train.captions a file that has some."
+            )
+        return found
 
-    Raises:
-        DataError: if a file is missing, malformed or outside of ``data.root``; files of a split differ in their
-            number of lines; or there is no prompt for the languages.
-    """
-    root = _root(data.root)
-    prompt = data.prompt or translation_prompt(data.source, data.target)
-    cache = int(data.image_cache_gib * GIB)
-    train = read_translation_files(root, data, data.train)
-    trained = TranslationDataset(train, prompt, cache_bytes=cache, prepare=prepare)
-    if data.validation is None:
-        return trained, None
-    validation = read_translation_files(root, data, data.validation)[: data.max_validation_examples]
-    return trained, TranslationDataset(validation, prompt, cache_bytes=cache, prepare=prepare)
+    @cached_property
+    def validation(self) -> list[CaptionExample] | None:
+        """What to validate on; see :class:`Splits`."""
+        if self.data.validation is None:
+            return None
+        return self._read(self.data.validation, "data.validation")[: self.data.max_validation_examples]
+
+    def _read(self, files: CaptionFiles, key: str) -> list[CaptionExample]:
+        captions = inside(self.root, files.captions, f"{key}.captions")
+        images = inside(self.root, files.images, f"{key}.images")
+        if files.format == "blip":
+            found = read_blip_captions(captions, images, problems=self.problems)
+        elif files.format == "karpathy":
+            found = read_karpathy(captions, files.split or "", images, self.problems)
+        else:
+            found = read_coco_captions(captions, images, files.split, self.problems)
+        return self._seen(found, captions)
 
 
-def read_translation_files(root: Path, data: TranslationData, split: str) -> list[TranslationExample]:
-    """The examples of a split; see :func:`translation_splits`."""
+class TranslationSplits(Splits[TranslationData, TranslationExample]):
+    """Sentences with their translation; see :class:`Splits`."""
 
-    def sentences(language: str) -> Path:
+    @cached_property
+    def train(self) -> list[TranslationExample]:
+        """What to train on; see :class:`Splits`."""
+        return self._read(self.data.train)
+
+    @cached_property
+    def validation(self) -> list[TranslationExample] | None:
+        """What to validate on; see :class:`Splits`."""
+        if self.data.validation is None:
+            return None
+        return self._read(self.data.validation)[: self.data.max_validation_examples]
+
+    def _read(self, split: str) -> list[TranslationExample]:
+        data = self.data
+        source, target = (self._sentences(split, language) for language in (data.source, data.target))
+        if source == target:
+            raise DataError(
+                f"data.sentences = {data.sentences!r} names one file, {source}, for both languages. Put "
+                "{language} in it."
+            )
+        key = "data.image_names"
+        names = inside(self.root, fill_template(data.image_names, key, split=split), key)
+        images = inside(self.root, data.images, "data.images")
+        return self._seen(read_multi30k(source, target, names, images, self.problems), names)
+
+    def _sentences(self, split: str, language: str) -> Path:
         key = "data.sentences"
-        return inside(root, fill_template(data.sentences, key, split=split, language=language), key)
-
-    source, target = sentences(data.source), sentences(data.target)
-    if source == target:
-        raise DataError(
-            f"data.sentences = {data.sentences!r} names one file, {source}, for both languages. Put {{language}} "
-            "in it."
-        )
-    names = inside(root, fill_template(data.image_names, "data.image_names", split=split), "data.image_names")
-    return read_multi30k(source, target, names, inside(root, data.images, "data.images"))
-
-
-def _root(name: str) -> Path:
-    root = Path(name)
-    if not root.is_dir():
-        raise DataError(f"data.root {root} is no folder. Give the folder of the data with data.root=FOLDER.")
-    return root
+        name = fill_template(self.data.sentences, key, split=split, language=language)
+        return inside(self.root, name, key)

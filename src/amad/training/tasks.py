@@ -2,38 +2,66 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
+from PIL import Image
+
 from amad.data.captions import CaptionDataset
-from amad.data.translation import TranslationDataset
-from amad.data.vqa import VqaDataset
+from amad.data.images import Pixels
+from amad.data.problems import Problems
+from amad.data.translation import TranslationDataset, translation_prompt
+from amad.data.vqa import GIB, VqaDataset
+from amad.data.waiting import Wait, unseen
 from amad.metrics import captions as caption_metrics
 from amad.metrics import translation as translation_metrics
-from amad.recipe_data import CaptionData, TranslationData, VqaData
-from amad.training.splits import Prepare, caption_splits, translation_splits, vqa_splits
+from amad.recipe_data import CaptionData, DataSection, TranslationData, VqaData
+from amad.training.splits import CaptionSplits, Splits, TranslationSplits, VqaSplits
 
 TaskDataset = VqaDataset | CaptionDataset | TranslationDataset
+Prepare = Callable[[Image.Image], Pixels]
 
 
 class LearnedTask(ABC):
-    """A task with the data of a recipe.
+    """A task with the data of a recipe, each split of which is read when it is first asked for.
 
     Attributes:
         items: What the validation set has one of per item, as people say it.
         training_items: Likewise the training set.
         figures: Names of the scores, the main one first, each with the decimals to which results are rounded.
         results_file: Name of the result file.
-        train: What to train on.
-        validation: What to validate on; None if the recipe does not say.
+        splits: The examples behind the data sets.
     """
 
     items: ClassVar[str]
     training_items: ClassVar[str]
     figures: ClassVar[dict[str, int]]
     results_file: ClassVar[str] = "results.json"
-    train: TaskDataset
-    validation: TaskDataset | None
+    splits: Splits[Any, Any]
+
+    @property
+    def problems(self) -> Problems:
+        """The examples that were left out of what was read so far."""
+        return self.splits.problems
+
+    @property
+    @abstractmethod
+    def train(self) -> TaskDataset:
+        """What to train on.
+
+        Raises:
+            DataError: if the data cannot be read or there is nothing to learn; see ``Splits``.
+        """
+
+    @property
+    @abstractmethod
+    def validation(self) -> TaskDataset | None:
+        """What to validate on; None if the recipe does not say.
+
+        Raises:
+            DataError: if the data cannot be read; see ``Splits``.
+        """
 
     @property
     def main_figure(self) -> str:
@@ -68,18 +96,30 @@ class VqaTask(LearnedTask):
         data: The recipe's data.
         seed: Of the sampling of answers.
         prepare: Makes the array of an image before it is kept in memory.
+        wait: Shows how far it is where reading takes long.
 
     Raises:
-        DataError: as ``vqa_splits``.
+        DataError: if ``data.root`` is no folder.
     """
 
     items = training_items = "questions"
     figures: ClassVar[dict[str, int]] = {"accuracy": 2}
 
-    def __init__(self, data: VqaData, seed: int, prepare: Prepare) -> None:
-        self.train: VqaDataset
-        self.validation: VqaDataset | None
-        self.train, self.validation = vqa_splits(data, seed, prepare)
+    def __init__(self, data: VqaData, seed: int, prepare: Prepare, wait: Wait = unseen) -> None:
+        self.splits = VqaSplits(data, wait)
+        self._seed = seed
+        self._common: dict[str, Any] = {"prompt": data.prompt, **_pixels(data, prepare)}
+
+    @cached_property
+    def train(self) -> VqaDataset:
+        """Questions with sampled answers."""
+        return VqaDataset(self.splits.train, training=True, seed=self._seed, **self._common)
+
+    @cached_property
+    def validation(self) -> VqaDataset | None:
+        """Questions with their best answer."""
+        found = self.splits.validation
+        return None if found is None else VqaDataset(found, training=False, **self._common)
 
     @property
     def is_scored(self) -> bool:
@@ -115,19 +155,30 @@ class CaptionTask(LearnedTask):
     Args:
         data: The recipe's data.
         prepare: Makes the array of an image before it is kept in memory.
+        wait: Shows how far it is where reading takes long.
 
     Raises:
-        DataError: as ``caption_splits``.
+        DataError: if ``data.root`` is no folder.
     """
 
     items = "images"
     training_items = "captions"
     figures: ClassVar[dict[str, int]] = {"CIDEr": 4, "Bleu_4": 4}
 
-    def __init__(self, data: CaptionData, prepare: Prepare) -> None:
-        self.train: CaptionDataset
-        self.validation: CaptionDataset | None
-        self.train, self.validation = caption_splits(data, prepare)
+    def __init__(self, data: CaptionData, prepare: Prepare, wait: Wait = unseen) -> None:
+        self.splits = CaptionSplits(data, wait)
+        self._common: dict[str, Any] = {"prompt": data.prompt, **_pixels(data, prepare)}
+
+    @cached_property
+    def train(self) -> CaptionDataset:
+        """One item per caption."""
+        return CaptionDataset(self.splits.train, training=True, **self._common)
+
+    @cached_property
+    def validation(self) -> CaptionDataset | None:
+        """One item per image."""
+        found = self.splits.validation
+        return None if found is None else CaptionDataset(found, training=False, **self._common)
 
     @property
     def is_scored(self) -> bool:
@@ -167,19 +218,31 @@ class TranslationTask(LearnedTask):
     Args:
         data: The recipe's data.
         prepare: Makes the array of an image before it is kept in memory.
+        wait: Shows how far it is where reading takes long.
 
     Raises:
-        DataError: as ``translation_splits``.
+        DataError: if ``data.root`` is no folder, or there is no prompt for the languages.
     """
 
     items = training_items = "sentences"
     figures: ClassVar[dict[str, int]] = {"BLEU": 2}
     results_file = "results.txt"
 
-    def __init__(self, data: TranslationData, prepare: Prepare) -> None:
-        self.train: TranslationDataset
-        self.validation: TranslationDataset | None
-        self.train, self.validation = translation_splits(data, prepare)
+    def __init__(self, data: TranslationData, prepare: Prepare, wait: Wait = unseen) -> None:
+        self.splits = TranslationSplits(data, wait)
+        prompt = data.prompt or translation_prompt(data.source, data.target)
+        self._common: dict[str, Any] = {"prompt": prompt, **_pixels(data, prepare)}
+
+    @cached_property
+    def train(self) -> TranslationDataset:
+        """Sentences with their translation."""
+        return TranslationDataset(self.splits.train, **self._common)
+
+    @cached_property
+    def validation(self) -> TranslationDataset | None:
+        """Likewise."""
+        found = self.splits.validation
+        return None if found is None else TranslationDataset(found, **self._common)
 
     @property
     def is_scored(self) -> bool:
@@ -202,22 +265,29 @@ class TranslationTask(LearnedTask):
         return "".join(f"{line}\n" for line in _lines(said))
 
 
-def load_task(data: VqaData | CaptionData | TranslationData, seed: int, prepare: Prepare) -> LearnedTask:
+def load_task(
+    data: VqaData | CaptionData | TranslationData, seed: int, prepare: Prepare, wait: Wait = unseen
+) -> LearnedTask:
     """The task that data of this form is for.
 
     Args:
         data: The recipe's data.
         seed: Of what is sampled of the data.
         prepare: Makes the array of an image before it is kept in memory.
+        wait: Shows how far it is where reading takes long.
 
     Raises:
-        DataError: if the data cannot be read.
+        DataError: if ``data.root`` is no folder, or there is no prompt for the languages.
     """
     if isinstance(data, CaptionData):
-        return CaptionTask(data, prepare)
+        return CaptionTask(data, prepare, wait)
     if isinstance(data, TranslationData):
-        return TranslationTask(data, prepare)
-    return VqaTask(data, seed, prepare)
+        return TranslationTask(data, prepare, wait)
+    return VqaTask(data, seed, prepare, wait)
+
+
+def _pixels(data: DataSection, prepare: Prepare) -> dict[str, Any]:
+    return {"cache_bytes": int(data.image_cache_gib * GIB), "prepare": prepare}
 
 
 def _lines(said: Sequence[str]) -> list[str]:
