@@ -166,7 +166,7 @@ def test_captions_of_a_test_split_are_written_and_not_scored(scenes, tmp_path):
     assert not task.is_scored
     assert len(json.loads(task.results(["x"] * len(task.validation)))) == len(document["images"])
     with pytest.raises(DataError, match=r"none of the \d+ images has a caption.* Give data\.train\.captions"):
-        task_of(captions(tmp_path, train={"captions": "test.json"}))
+        _ = task_of(captions(tmp_path, train={"captions": "test.json"})).train
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,8 @@ def test_captions_of_a_test_split_are_written_and_not_scored(scenes, tmp_path):
 )
 def test_what_cannot_be_read_is_one_error(scenes, make, more, message):
     with pytest.raises(DataError, match=message):
-        task_of(make(**({"root": scenes} | more)))
+        task = task_of(make(**({"root": scenes} | more)))
+        _ = task.train, task.validation
 
 
 @pytest.mark.parametrize(("make", "package"), [(captions, "pycocoevalcap"), (translation, "sacrebleu")])
