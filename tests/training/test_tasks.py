@@ -195,8 +195,7 @@ def test_captions_of_a_test_split_are_written_and_not_scored(scenes, tmp_path):
 )
 def test_what_cannot_be_read_is_one_error(scenes, make, more, message):
     with pytest.raises(DataError, match=message):
-        task = task_of(make(**({"root": scenes} | more)))
-        _ = task.train, task.validation
+        read(make(**({"root": scenes} | more)))
 
 
 @pytest.mark.parametrize(("make", "package"), [(captions, "pycocoevalcap"), (translation, "sacrebleu")])

@@ -85,7 +85,9 @@ class RunParts:
     @cached_property
     def task(self) -> LearnedTask:
         """What is learned, with its data and its score."""
-        return load_task(self.recipe.data, self.recipe.seed, self.image_transform.resize, partial(counted, self.console))
+        return load_task(
+            self.recipe.data, self.recipe.seed, self.image_transform.resize, partial(counted, self.console)
+        )
 
     @property
     def datasets(self) -> tuple[TaskDataset, TaskDataset | None]:
