@@ -61,6 +61,13 @@ def test_the_temperature_is_the_recipes_unless_the_method_sets_it():
     assert apply_method(before, "amad-sharp").objective.attention.temperature == 0.1
 
 
+def test_keys_that_only_amad_reads_do_not_stay_for_another_method():
+    before = recipe({"attention": {"temperature": 0.5, "detach_alignment": True, "weight": 4.0}})
+    after = apply_method(before, "mean-mse").objective.attention
+    assert (after.method, after.variant, after.weight) == ("mean", "mse", 4.0)
+    assert (after.temperature, after.detach_alignment) == (1.0, False)
+
+
 def test_an_unknown_method_is_refused_with_those_that_there_are():
     with pytest.raises(RecipeError, match=r"method 'amad-mes' is none of none, logits, amad, amad-mse, "):
         apply_method(recipe(), "amad-mes")

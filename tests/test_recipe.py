@@ -182,6 +182,23 @@ def test_data_of_another_task_is_refused_by_the_keys_of_this_one():
     ]
 
 
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [
+        ({"method": "mean", "variant": "token"}, "variant 'token' is none of method 'mean': kl, mse"),
+        (
+            {"method": "mean", "temperature": 0.5},
+            "temperature is of method 'amad' and changes nothing in 'mean'",
+        ),
+        ({"method": "means"}, r"objective.attention.method = 'means': input should be 'amad', 'one_to_one'"),
+    ],
+)
+def test_an_attention_method_is_refused_what_it_has_not(attention, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        check_recipe(minimal(objective={"attention": attention}))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("data", [DATA["captions"], {"nonsense": 1}, 3])
 def test_an_unknown_task_is_refused_alone(data):
     with pytest.raises(RecipeError) as caught:

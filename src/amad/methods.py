@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from amad.errors import RecipeError
-from amad.recipe import Recipe, check_recipe
+from amad.recipe import KEYS_OF_METHOD, Recipe, check_recipe
 
 
 class Method(NamedTuple):
@@ -24,23 +24,32 @@ class Method(NamedTuple):
     changes: Mapping[str, Mapping[str, Any] | None]
 
 
+def _attention(summary: str, method: str, variant: str = "kl", **keys: Any) -> Method:
+    return Method(summary, {"attention": {"method": method, "variant": variant, **keys}})
+
+
 METHODS: dict[str, Method] = {
     "none": Method("ground truth alone", {"logits": None, "attention": None}),
     "logits": Method("the teacher's predictions, no attention", {"logits": {}, "attention": None}),
-    "amad": Method(
-        "attention map alignment, divergence from the mixture of heads", {"attention": {"variant": "kl"}}
+    "amad": _attention("attention map alignment, divergence from the mixture of student heads", "amad"),
+    "amad-mse": _attention("attention map alignment, squared distance of unit maps", "amad", "mse"),
+    "amad-projected": _attention("attention map alignment, student maps projected", "amad", "projected"),
+    "amad-token": _attention("attention map alignment, by query row", "amad", "token"),
+    "amad-sharp": _attention(
+        "amad at temperature 0.1, where the best head takes most", "amad", temperature=0.1
     ),
-    "amad-mse": Method(
-        "attention map alignment, squared distance of unit maps", {"attention": {"variant": "mse"}}
+    "one_to_one": _attention("teacher head k to student head k, divergence", "one_to_one"),
+    "one_to_one-mse": _attention(
+        "teacher head k to student head k, distance of unit maps", "one_to_one", "mse"
     ),
-    "amad-projected": Method(
-        "attention map alignment of trained projections of maps", {"attention": {"variant": "projected"}}
+    "mean": _attention("every teacher head to the mean of the student's, divergence", "mean"),
+    "mean-mse": _attention("every teacher head to the mean of the student's, distance", "mean", "mse"),
+    "nearest": _attention("every teacher head to its most alike student head, divergence", "nearest"),
+    "nearest-mse": _attention(
+        "every teacher head to its most alike student head, distance", "nearest", "mse"
     ),
-    "amad-token": Method("an alignment for each query row", {"attention": {"variant": "token"}}),
-    "amad-sharp": Method(
-        "amad at temperature 0.1, where the best head takes nearly all",
-        {"attention": {"variant": "kl", "temperature": 0.1}},
-    ),
+    "assigned": _attention("one to one in the best order, divergence", "assigned"),
+    "assigned-mse": _attention("one to one in the best order, distance", "assigned", "mse"),
 }
 """Every method by the name that commands and tables have for it."""
 
@@ -48,8 +57,9 @@ METHODS: dict[str, Method] = {
 def apply_method(recipe: Recipe, name: str) -> Recipe:
     """The same recipe with the objective of this method.
 
-    The task term, weights, stacks and pairing stay. A recipe that leaves out the logits term gets none from an
-    attention method, so that methods differ in their attention term alone.
+    The task term, weights, stacks and pairing stay, and so does what the recipe says of the same attention method. A
+    recipe that leaves out the logits term gets none from an attention method, so that methods differ in their
+    attention term alone.
 
     Raises:
         RecipeError: if there is no such method, or the recipe lacks what it needs: a teacher and a student, or for
@@ -64,9 +74,21 @@ def apply_method(recipe: Recipe, name: str) -> Recipe:
     tree = recipe.model_dump(mode="json")
     objective = tree["objective"]
     for section, change in METHODS[name].changes.items():
-        objective[section] = None if change is None else {**(objective[section] or {}), **change}
+        objective[section] = (
+            None if change is None else {**_kept(section, objective[section], change), **change}
+        )
     if name == "none" and objective["task"] is None:
         raise RecipeError(
             "method 'none' learns from the ground truth alone, but objective.task is null. Leave it out."
         )
     return check_recipe(tree, source=f"recipe with method {name!r}")
+
+
+def _kept(section: str, before: Mapping[str, Any] | None, change: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a section still has a meaning."""
+    kept = dict(before or {})
+    if section == "attention":
+        for method, keys in KEYS_OF_METHOD.items():
+            if method != change["method"]:
+                kept = {key: value for key, value in kept.items() if key not in keys}
+    return kept

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from amad.errors import RecipeError
+from amad.losses.variants import VARIANTS, AttentionMethod, AttentionVariant
 from amad.recipe_data import DATA_OF_TASK, CaptionData, NonNegative, Section, Task, TranslationData, VqaData
 
 Positive = Annotated[float, Field(gt=0)]
@@ -95,23 +96,44 @@ class LogitsTerm(Section):
 
 
 class AttentionTerm(Section):
-    """Attention Map Alignment Distillation.
+    """Distillation of attention: Attention Map Alignment Distillation, or a rival under the same conditions.
 
     Attributes:
         weight: Weight of the term in the loss.
-        variant: ``mse``, ``kl``, ``projected`` or ``token``.
-        temperature: Of the softmax over student heads; 1 is the paper's.
-        detach_alignment: Stop gradients through the alignment weights.
-        projection: For ``projected``: ``full`` as in the paper, or ``factored``.
+        method: Who teaches whom: ``amad``; ``one_to_one``; ``mean``; ``nearest``; ``assigned``.
+        variant: What is compared: ``kl`` or ``mse``; for ``amad`` also ``projected`` and ``token``.
+        temperature: For ``amad``: of the softmax over student heads; 1 is the paper's.
+        detach_alignment: For ``amad``: stop gradients through the alignment weights.
+        projection: For ``amad``, ``projected``: ``full`` as in the paper, or ``factored``.
         stacks: Weight of each stack; all stacks that both models have, at weight 1, when absent.
     """
 
     weight: NonNegative = 1.0
-    variant: Literal["mse", "kl", "projected", "token"] = "kl"
+    method: AttentionMethod = "amad"
+    variant: AttentionVariant = "kl"
     temperature: Positive = 1.0
     detach_alignment: bool = False
     projection: Literal["full", "factored"] = "full"
     stacks: dict[str, NonNegative] | None = None
+
+    @model_validator(mode="after")
+    def _keys_of_the_method(self) -> "AttentionTerm":
+        known = VARIANTS[self.method]
+        if self.variant not in known:
+            raise ValueError(
+                f"variant {self.variant!r} is none of method {self.method!r}: {', '.join(known)}"
+            )
+        for method, keys in KEYS_OF_METHOD.items():
+            changed = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
+            if changed and method != self.method:
+                raise ValueError(
+                    f"{changed[0]} is of method {method!r} and changes nothing in {self.method!r}"
+                )
+        return self
+
+
+KEYS_OF_METHOD: dict[str, tuple[str, ...]] = {"amad": ("temperature", "detach_alignment", "projection")}
+"""Keys of the attention term that one method alone reads."""
 
 
 class ObjectiveRecipe(Section):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amad.axes import SiteKey, SitePair
-from amad.capture.record import AttentionRecord, TokenLayout
+from amad.capture.record import TokenLayout
 from amad.errors import CaptureError, RecipeError, ShapeError
 from amad.losses.amad import AttentionAlignment
 from amad.losses.objective import Captured, Targets
@@ -61,27 +61,6 @@ def plain_projection(made, student, teacher):
     return project
 
 
-def with_heads(record, order):
-    """The record with its heads in another order; groups of heads are spelt out first."""
-    key = record.key.repeat_interleave(record.n_heads // record.n_kv_heads, 1)[:, order]
-    changes = {"query": record.query[:, order], "key": key}
-    if record.position_bias is not None:
-        changes["position_bias"] = record.position_bias[:, order]
-    if record.sinks is not None:
-        changes["sinks"] = record.sinks[order]
-    if record.mask is not None and record.mask.shape[1] > 1:
-        changes["mask"] = record.mask[:, order]
-    return dataclasses.replace(record, **changes)
-
-
-def from_maps(maps, **changes):
-    """A record whose map is exactly this (batch, head, query, key), by scores of log p."""
-    n_batch, n_heads, _, n_keys = maps.shape
-    scores = maps.clamp(min=1e-300).log()
-    eye = torch.eye(n_keys, dtype=maps.dtype).expand(n_batch, n_heads, -1, -1)
-    return AttentionRecord(SITE, scores, eye, 1.0, **changes)
-
-
 # ---------------------------------------------------------------------- values
 
 
@@ -92,8 +71,8 @@ def test_a_case_worked_by_hand():
     and 0: a_2 = (e, 1) / (e + 1), the mixture is a_2 itself and KL = log(1 / a_21) = log(1 + 1/e). For mse the maps
     of norm one give |(1,1)/sqrt2 - (1/2,1/2)|^2 = (1/sqrt2 - 1/2)^2 * 2 and |(1,0) - a_2|^2 = 2 / (1 + e)^2.
     """
-    teacher = from_maps(torch.tensor([[[[0.5, 0.5]], [[1.0, 0.0]]]], dtype=torch.float64))
-    student = from_maps(torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]], dtype=torch.float64))
+    teacher = plain.from_maps(torch.tensor([[[[0.5, 0.5]], [[1.0, 0.0]]]], dtype=torch.float64))
+    student = plain.from_maps(torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]], dtype=torch.float64))
     kl = math.log(1 + math.exp(-1))
     mse = 2 * (math.sqrt(0.5) - 0.5) ** 2 + 2 / (1 + math.e) ** 2
     assert losses(term("kl"), student, teacher).item() == pytest.approx(kl, abs=1e-12)
@@ -174,10 +153,10 @@ def test_the_order_of_heads_does_not_matter(variant, mask, extra, n_students, n_
     of_teacher = torch.randperm(n_teachers, generator=generator)
     of_student = torch.randperm(n_students, generator=generator)
     loss = losses(made, student, teacher).sum()
-    moved_teacher = losses(made, student, with_heads(teacher, of_teacher)).sum()
+    moved_teacher = losses(made, student, plain.with_heads(teacher, of_teacher)).sum()
     torch.testing.assert_close(moved_teacher, loss)
     (gradient,) = torch.autograd.grad(loss, student.query)
-    moved = with_heads(student, of_student)
+    moved = plain.with_heads(student, of_student)
     moved = dataclasses.replace(moved, query=moved.query.detach().requires_grad_(), key=moved.key.detach())
     moved_loss = losses(made, moved, teacher).sum()
     torch.testing.assert_close(moved_loss, loss)
@@ -225,23 +204,10 @@ def test_more_padding_changes_nothing(variant, mask, n_students, seed):
     student = plain.make_record(n_students, n, n, mask="bool", seed=seed, dtype=torch.float32, grad=True)
     teacher = plain.make_record(3, n, n, mask="bool", seed=seed + 1, dtype=torch.float32)
 
-    def padded(record):
-        visible = torch.cat([record.mask, torch.zeros(2, 1, 1, more, dtype=torch.bool)], -1)
-        keep = torch.zeros(2, n + more, dtype=torch.bool)
-        keep[:, :n] = True
-        garbage = 9 * torch.ones(2, record.n_heads, more, 3)
-        return dataclasses.replace(
-            record,
-            query=torch.cat([record.query, garbage], 2),
-            key=torch.cat([record.key, garbage], 2),
-            mask=visible,
-            query_keep=keep,
-        )
-
     made = AttentionAlignment([PAIR], variant=variant, projection_shapes={PAIR: (n, n)})
     longer = AttentionAlignment([PAIR], variant=variant, projection_shapes={PAIR: (n + more, n + more)})
     loss = losses(made, student, teacher)
-    padded_loss = losses(longer, padded(student), padded(teacher))
+    padded_loss = losses(longer, plain.padded(student, more), plain.padded(teacher, more))
     torch.testing.assert_close(padded_loss, loss, atol=1e-6, rtol=1e-6)
     one, other = (torch.autograd.grad(x.sum(), (student.query, student.key)) for x in (loss, padded_loss))
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
@@ -287,10 +253,10 @@ def test_the_minimum_of_kl_is_at_the_teacher_and_not_at_its_root():
     assert literal(rows.sqrt()) < literal(rows) - 1e-3
     assert literal(rows.sqrt()) < 0
     made = term("kl")
-    teacher = from_maps(rows)
-    assert losses(made, from_maps(rows), teacher).item() == pytest.approx(0, abs=1e-12)
-    assert losses(made, from_maps(root), teacher).item() > 0.01
-    start = from_maps(root)
+    teacher = plain.from_maps(rows)
+    assert losses(made, plain.from_maps(rows), teacher).item() == pytest.approx(0, abs=1e-12)
+    assert losses(made, plain.from_maps(root), teacher).item() > 0.01
+    start = plain.from_maps(root)
     scores = start.query.clone().requires_grad_()
     optimiser = torch.optim.Adam([scores], lr=0.05)
     for _ in range(300):
@@ -304,13 +270,13 @@ def test_kl_does_not_make_the_heads_of_the_student_all_the_same():
     """Two kinds of teacher heads, two student heads, a low temperature: each takes one kind."""
     generator = torch.Generator().manual_seed(0)
     kinds = torch.randn(1, 2, 8, 8, generator=generator, dtype=torch.float64).mul(3).softmax(-1)
-    teacher = from_maps(kinds[:, [0, 1, 0, 1]])
+    teacher = plain.from_maps(kinds[:, [0, 1, 0, 1]])
     start = torch.randn(1, 2, 8, 8, generator=generator, dtype=torch.float64)
     scores = start.clone().requires_grad_()
     made = term("kl", temperature=0.1)
     optimiser = torch.optim.Adam([scores], lr=0.1)
     for _ in range(150):
-        student = from_maps(torch.full((1, 2, 8, 8), 0.5, dtype=torch.float64))
+        student = plain.from_maps(torch.full((1, 2, 8, 8), 0.5, dtype=torch.float64))
         student = dataclasses.replace(student, query=scores)
         loss = losses(made, student, teacher).sum()
         optimiser.zero_grad()

@@ -3,6 +3,7 @@
 Nothing here uses `AttentionRecord.rows` or the operators: it is what they are compared with.
 """
 
+import dataclasses
 import math
 
 import torch
@@ -75,6 +76,42 @@ def make_record(
         keep[0, n_queries // 2 :] = False
         fields["query_keep"] = keep
     return AttentionRecord(**fields)
+
+
+def with_heads(record, order):
+    """The record with its heads in another order; groups of heads are spelt out first."""
+    key = record.key.repeat_interleave(record.n_heads // record.n_kv_heads, 1)[:, order]
+    changes = {"query": record.query[:, order], "key": key}
+    if record.position_bias is not None:
+        changes["position_bias"] = record.position_bias[:, order]
+    if record.sinks is not None:
+        changes["sinks"] = record.sinks[order]
+    if record.mask is not None and record.mask.shape[1] > 1:
+        changes["mask"] = record.mask[:, order]
+    return dataclasses.replace(record, **changes)
+
+
+def from_maps(maps, **changes):
+    """A record whose map is exactly this (batch, head, query, key), by scores of log p."""
+    n_batch, n_heads, _, n_keys = maps.shape
+    scores = maps.clamp(min=1e-300).log()
+    eye = torch.eye(n_keys, dtype=maps.dtype).expand(n_batch, n_heads, -1, -1)
+    return AttentionRecord(SITE, scores, eye, 1.0, **changes)
+
+
+def padded(record, more):
+    """The record and so many more tokens, hidden as keys and not kept as queries; its mask is one of True and False."""
+    n_batch, n_heads, n_queries, width = record.query.shape
+    garbage = 9 * torch.ones(n_batch, n_heads, more, width, dtype=record.query.dtype)
+    keep = torch.zeros(n_batch, n_queries + more, dtype=torch.bool)
+    keep[:, :n_queries] = True
+    return dataclasses.replace(
+        record,
+        query=torch.cat([record.query, garbage], 2),
+        key=torch.cat([record.key, garbage], 2),
+        mask=torch.cat([record.mask, torch.zeros(n_batch, 1, 1, more, dtype=torch.bool)], -1),
+        query_keep=keep,
+    )
 
 
 def sees(record, sample, head, query, key):

@@ -18,8 +18,8 @@ class AlignmentFigures(NamedTuple):
 
     Attributes:
         entropy: Mean entropy of a_ij over the student's heads, divided by its largest value log Hs: 1 is uniform,
-            0 is one head. 1 if the student has one head.
-        largest: Mean over teacher heads of the largest a_ij.
+            0 is one head. 1 if the student has one head. Teacher heads that teach nobody do not count.
+        largest: Mean over teacher heads that teach of the largest a_ij.
         coverage: Mean over teacher heads of ``coverage_by_head``.
         collapse: Mean cosine of two different student heads; 1 when all are the same. 0 if there is one head.
         weights: Mean a_ij: a row per teacher head, a column per student head.
@@ -54,7 +54,8 @@ def alignment_figures(
     n_students = alignment.shape[-1]
     kept = alignment[counted]
     n_kept = max(len(kept), 1)
-    entropy = torch.special.entr(kept).sum(-1).mean(-1).sum() / n_kept
+    n_taught = max(int(kept.any(-1).sum()), 1)
+    entropy = torch.special.entr(kept).sum() / n_taught
     real = gram.teacher_norm.sum(-1) > 0
     n_real = max(int(real.sum()), 1)
     alike = cosines(gram).student
@@ -65,7 +66,7 @@ def alignment_figures(
     weights = (kept.sum(0) / n_kept).tolist()
     return AlignmentFigures(
         entropy=1.0 if n_students == 1 else float(entropy) / math.log(n_students),
-        largest=float(kept.amax(-1).mean(-1).sum() / n_kept),
+        largest=float(kept.amax(-1).sum() / n_taught),
         coverage=float(coverage.mean()),
         collapse=0.0 if n_students == 1 else float(collapse),
         weights=tuple(tuple(row) for row in weights),

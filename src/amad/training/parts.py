@@ -14,9 +14,9 @@ from amad.data.collate import Seq2SeqCollator
 from amad.data.images import ImageTransform, load_image_transform, new_image_transform
 from amad.data.tokens import train_tokenizer
 from amad.errors import RecipeError
-from amad.losses.amad import AttentionAlignment
 from amad.losses.importance import HeadImportance
 from amad.losses.logits import LogitsDistillation
+from amad.losses.methods import attention_term
 from amad.losses.objective import Objective, Term
 from amad.losses.task import TaskLoss
 from amad.models.checkpoint import located
@@ -188,9 +188,10 @@ class RunParts:
         if self.with_teacher and chosen.logits is not None:
             terms["logits"] = (chosen.logits.weight, LogitsDistillation(chosen.logits.temperature))
         if self.with_teacher and chosen.attention is not None:
-            attention = AttentionAlignment(
+            attention = attention_term(
                 self.pairing.pairs,
-                variant=chosen.attention.variant,
+                chosen.attention.method,
+                chosen.attention.variant,
                 temperature=chosen.attention.temperature,
                 detach_alignment=chosen.attention.detach_alignment,
                 projection=chosen.attention.projection,

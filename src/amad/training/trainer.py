@@ -17,7 +17,7 @@ from amad.capture.check import self_check
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
 from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError
-from amad.losses.amad import AttentionAlignment
+from amad.losses.aligned import AlignedAttention
 from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue, Targets
 from amad.models.student import check_compatible
@@ -250,7 +250,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _diagnose(self, student: Captured, teacher: Captured) -> None:
         for term in self.objective.terms.values():
-            if isinstance(term, AttentionAlignment):
+            if isinstance(term, AlignedAttention):
                 self.alignment = term.diagnose(student, teacher)
                 self._diagnosed_step = int(self.state.global_step) + 1
 

@@ -1,0 +1,117 @@
+"""Teacher maps taught to mixtures of student maps, whoever says how they are mixed."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amad.axes import SitePair
+from amad.capture.record import AttentionRecord
+from amad.losses.figures import AlignmentFigures, alignment_figures
+from amad.losses.objective import Captured
+from amad.losses.pairs import PairTerm, check_choice
+from amad.ops.alignment import cosines
+from amad.ops.attention_gram import AttentionGram, attention_gram
+from amad.ops.fused import Operators, fused_loss
+from amad.ops.resampling import common_dtype
+
+
+class AlignedAttention(PairTerm):
+    """Each teacher head is compared with its own mixture of student heads, by the weights a_ij of a subclass.
+
+    Per sample and pair of sites, with teacher maps T_i, student maps S_j, flattened t_i and s_j:
+
+    - ``kl``: sum_i KL( T_i || sum_j a_ij S_j ) in nats, the mean over query rows;
+    - ``mse``: sum_i | t_i / |t_i| - sum_j a_ij s_j / |s_j| |^2, on maps of norm one.
+
+    These are the forms of Zhao et al. 2024 (doi 10.1609/aaai.v38i7.28583), equations 9 and 6, so that methods which
+    differ by their alignment differ by nothing else. A teacher head whose weights are all zero teaches nobody and
+    adds nothing. Otherwise a head's weights sum to one. Rows of padded queries are left out.
+
+    Args:
+        pairs: The sites to compare; see :class:`amad.losses.pairs.PairTerm`.
+        variant: ``kl`` or ``mse``.
+
+    Raises:
+        RecipeError: if the variant is unknown, or as :class:`amad.losses.pairs.PairTerm`.
+    """
+
+    variants: ClassVar[tuple[str, ...]] = ("kl", "mse")
+
+    def __init__(self, pairs: Sequence[SitePair], *, variant: str = "kl") -> None:
+        super().__init__(pairs)
+        check_choice("variant", variant, self.variants)
+        self.variant = variant
+
+    def align(
+        self,
+        pair: SitePair,
+        student: AttentionRecord,
+        teacher: AttentionRecord,
+        gram: Callable[[], AttentionGram],
+    ) -> Float[Tensor, "#sample teacher student"]:
+        """The weights a_ij, of each sample or one for all; ``gram`` gives the inner products if it is asked to.
+
+        A row of zeros drops that teacher head.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no alignment")
+
+    def _loss(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
+    ) -> Float[Tensor, " batch"]:
+        def loss(operators: Operators) -> Tensor:
+            return self._mixture_loss(operators, self.align(pair, student, teacher, operators.gram))
+
+        return fused_loss(student, teacher, loss)
+
+    def _mixture_loss(self, operators: Operators, alignment: Tensor) -> Float[Tensor, " batch"]:
+        taught = alignment.detach().any(-1)
+        # A mixture of nothing has no divergence: heads that are dropped take any, and their value is left out.
+        alignment = alignment.masked_fill(~taught[..., None], 1 / alignment.shape[-1])
+        is_mse = self.variant == "mse"
+        values = mixture_distance(operators.gram(), alignment) if is_mse else operators.kl(alignment)
+        return values.masked_fill(~taught, 0.0).sum(-1)
+
+    @torch.no_grad()
+    def diagnose(self, student: Captured, teacher: Captured) -> dict[SitePair, AlignmentFigures]:
+        """Who teaches whom on this batch, for every pair; what each figure is says :class:`AlignmentFigures`."""
+        figures = {}
+        for pair in self.pairs:
+            records = self.records(pair, student, teacher)
+            with torch.autocast(records[0].query.device.type, enabled=False):
+                gram = attention_gram(*records)
+                alignment, counted = self._alignment_of(pair, *records, gram)
+                figures[pair] = alignment_figures(*records, gram, alignment, counted)
+        return figures
+
+    def _alignment_of(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord, gram: AttentionGram
+    ) -> tuple[Float[Tensor, "sample teacher student"], Bool[Tensor, " sample"]]:
+        """The weights of each sample, and which samples count."""
+        alignment = self.align(pair, student, teacher, lambda: gram)
+        return alignment.expand(student.n_batch, -1, -1), gram.teacher_norm.sum(-1) > 0
+
+
+def constant_alignment(
+    student: AttentionRecord, teacher: AttentionRecord, value: float = 0.0
+) -> Float[Tensor, "1 teacher student"]:
+    """One alignment for all samples, with the same weight everywhere."""
+    dtype, device = common_dtype(student, teacher), student.query.device
+    return torch.full((1, teacher.n_heads, student.n_heads), value, dtype=dtype, device=device)
+
+
+def mixture_distance(
+    gram: AttentionGram, alignment: Float[Tensor, "#batch teacher student"]
+) -> Float[Tensor, "batch teacher"]:
+    """Squared distance of each teacher map from its mixture of student maps, all of norm one.
+
+        | t_i/|t_i| - sum_j a_ij s_j/|s_j| |^2  =  1 - 2 sum_j a_ij w_ij + sum_jl a_ij g_jl a_il
+
+    with the cosines w of teacher and student maps and g of student maps; Zhao et al. 2024, equations 4-6. Zero where
+    the teacher's map is zero.
+    """
+    cosine = cosines(gram)
+    nearness = 2 * cosine.cross - torch.matmul(alignment, cosine.student)
+    return cosine.teacher - (alignment * nearness).sum(-1)

@@ -1,0 +1,123 @@
+"""What every term has in common that compares a student with a teacher site by site."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amad.axes import SiteKey, SitePair
+from amad.capture.record import AttentionRecord
+from amad.errors import CaptureError, RecipeError
+from amad.losses.objective import Captured, Targets, Term, TermValue
+
+
+class PairTerm(Term):
+    """The sum over samples of the mean over pairs of sites of weight times loss.
+
+    Args:
+        pairs: The sites to compare; a pair of weight 0 is left out of the sum but counted in the mean.
+
+    Raises:
+        RecipeError: if there is no pair, or a weight is negative or not finite.
+    """
+
+    needs = frozenset({"records"})
+    needs_teacher = True
+
+    def __init__(self, pairs: Sequence[SitePair]) -> None:
+        super().__init__()
+        if not pairs:
+            raise RecipeError(
+                "attention is compared at pairs of sites, and there are none. Pair at least one stack."
+            )
+        for pair in pairs:
+            if not 0 <= pair.weight < float("inf"):
+                raise RecipeError(
+                    f"the weight of {pair.student} is {pair.weight}: it must be 0 or more, and finite."
+                )
+        self.pairs = tuple(pairs)
+
+    def prepare(
+        self,
+        student: Mapping[SiteKey, AttentionRecord],
+        teacher: Mapping[SiteKey, AttentionRecord] | None = None,
+    ) -> None:
+        """Make what the term trains, of the size of these records; for most terms nothing.
+
+        Call it before an optimizer is made.
+
+        Raises:
+            CaptureError: if a site of a pair was not recorded.
+        """
+
+    def forward(self, student: Captured, teacher: Captured | None, targets: Targets) -> TermValue:
+        """The sum over the samples of this batch; see the class.
+
+        Raises:
+            CaptureError: if a site of a pair was not recorded.
+            ShapeError: if the tokens of student and teacher differ and cannot be matched.
+            RecipeError: if what the term trains was not made.
+        """
+        total = torch.zeros((), device=targets.labels.device)
+        for pair in self.pairs:
+            if pair.weight:
+                loss = self.pair_loss(pair, *self.records(pair, student, teacher))
+                total = total + pair.weight / len(self.pairs) * loss.sum()
+        return TermValue(total, "sample")
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def pair_loss(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
+    ) -> Float[Tensor, " batch"]:
+        """The loss of each sample at one pair of sites, before the weight of the pair."""
+        with torch.autocast(student.query.device.type, enabled=False):
+            return self._loss(pair, student, teacher)
+
+    def _loss(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
+    ) -> Float[Tensor, " batch"]:
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def records(
+        self, pair: SitePair, student: Captured, teacher: Captured | None
+    ) -> tuple[AttentionRecord, AttentionRecord]:
+        """The student's and the teacher's record of a pair.
+
+        Raises:
+            CaptureError: if either site was not recorded.
+        """
+        teacher_records = {} if teacher is None else teacher.records
+        return find_record(student.records, pair.student, "student"), find_record(
+            teacher_records, pair.teacher, "teacher"
+        )
+
+
+def find_record(records: Mapping[SiteKey, AttentionRecord], key: SiteKey, who: str) -> AttentionRecord:
+    """The record of a site.
+
+    Raises:
+        CaptureError: if it was not recorded.
+    """
+    if key not in records:
+        recorded = ", ".join(map(str, records)) or "none"
+        raise CaptureError(
+            f"{key} of the {who} was not recorded, but {recorded}. Record every site that is paired."
+        )
+    return records[key]
+
+
+def pair_name(pair: SitePair) -> str:
+    """A name that a module may have, without dots."""
+    student, teacher = (f"{key.stack.replace('.', '_')}_{key.layer}" for key in (pair.student, pair.teacher))
+    return f"{student}__from__{teacher}"
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a word that is none of those known.
+
+    Raises:
+        RecipeError: naming those that are.
+    """
+    if value not in known:
+        raise RecipeError(f"{name} {value!r} is none of {', '.join(known)}.")

@@ -1,0 +1,15 @@
+"""The methods of attention distillation by name, and the losses that each has. Light to import, for recipes."""
+
+from typing import Literal
+
+AttentionMethod = Literal["amad", "one_to_one", "mean", "nearest", "assigned"]
+AttentionVariant = Literal["kl", "mse", "projected", "token"]
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "amad": ("kl", "mse", "projected", "token"),
+    "one_to_one": ("kl", "mse"),
+    "mean": ("kl", "mse"),
+    "nearest": ("kl", "mse"),
+    "assigned": ("kl", "mse"),
+}
+"""Per method its variants."""
