@@ -133,7 +133,7 @@ def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
     [
         (
             {"pairing": "middle"},
-            "recipe: pairing = 'middle': input should be 'uniform', 'last' or 'first', or ",
+            "recipe: pairing = 'middle': input should be 'uniform', 'last', 'first' or 'important', or ",
         ),
         ({"student": {"heads": "x"}}, "recipe: student.heads = 'x': input should be a valid integer"),
     ],
