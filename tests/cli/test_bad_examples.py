@@ -129,10 +129,15 @@ def test_a_bad_example_is_refused_or_left_out_counted_and_listed(amad, tree, own
         assert "data.on_bad_example=skip" in refused
         assert not Path("teacher").exists()
 
+    checked = amad.call("data", "check", path, "--json")
+    assert checked.exit_code == 1
+    found = json.loads(checked.stdout)["problems"]
+
     done = amad.call("train", path, "data.on_bad_example=skip", "--json")
     assert done.exit_code == 0, done.stderr
     rows = [json.loads(line) for line in Path("teacher/bad_examples.jsonl").read_text().splitlines()]
     (row,) = rows
+    assert found == rows
     assert row["file"] == str(own_scenes / file)
     assert row["entry"].startswith(entry)
     assert message in row["message"]
@@ -210,6 +215,12 @@ def test_what_says_nothing_of_which_examples_are_good_is_always_refused(
     path = amad.write(tree(task))
     for policy in ((), ("data.on_bad_example=skip",)):
         assert message in amad.refuse("train", path, *overrides, *policy)
+    checked = amad.call("data", "check", path, *overrides, "--json")
+    assert checked.exit_code == 1
+    found = json.loads(checked.stdout)
+    assert any(message in one["message"] for one in found["problems"])
+    # The other split is read all the same.
+    assert len(found["splits"]) == 1
     assert not Path("teacher").exists()
 
 

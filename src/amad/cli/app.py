@@ -26,7 +26,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("importance")(importance.importance)
 app.add_typer(bench.app, name="bench", help="Measure what the attention losses cost here.")
-app.add_typer(data.app, name="data", help="Make data sets.")
+app.add_typer(data.app, name="data", help="Check data, or make some.")
 app.add_typer(score.app, name="score", help="Score result files with the official metrics.")
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from amad.cli import data_check
 from amad.cli.distill import Json
 from amad.cli.screen import console, print_json, print_table, user_errors
 
@@ -13,7 +14,10 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _root() -> None:
-    """Make data sets."""
+    """Check data, or make some."""
+
+
+app.command("check")(data_check.check)
 
 
 @app.command("shapes")

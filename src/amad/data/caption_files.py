@@ -40,6 +40,11 @@ class CaptionExample:
         """Where it stands in its file."""
         return f"image {self.image_name}"
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The captions."""
+        return self.captions
+
 
 def read_coco_captions(
     path: Path, images: Path | None = None, split: str | None = None, problems: Problems | None = None

@@ -1,5 +1,6 @@
 """Names of files in data: they stay inside their folder, and what is written appears whole or not at all."""
 
+import json
 import os
 import shutil
 import string
@@ -120,6 +121,11 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """``write_whole`` of one JSON document per line."""
+    write_whole(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """Examples that break a rule: refused at the first, or left out, counted and listed."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from amad.data.paths import check_present, write_whole
+from amad.data.paths import check_present, write_lines
 from amad.errors import DataError
 
 Policy = Literal["raise", "skip"]
@@ -97,8 +96,7 @@ class Problems:
 
     def write(self, path: Path) -> None:
         """Write one JSON object per example left out, with ``file``, ``entry`` and ``message``."""
-        lines = (json.dumps(asdict(example), ensure_ascii=False) for example in self._found)
-        write_whole(path, "".join(f"{line}\n" for line in lines))
+        write_lines(path, map(asdict, self._found))
 
 
 def keep_present(

@@ -39,6 +39,11 @@ class TranslationExample:
         """Where it stands in every file of the split."""
         return f"line {self.line}"
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The translation."""
+        return (self.target,)
+
 
 def read_multi30k(
     source: Path,

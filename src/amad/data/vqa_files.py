@@ -63,6 +63,11 @@ class VqaExample:
         return f"question {self.question_id}"
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """What the annotators said; the distinct answers where only their scores are published."""
+        return self.answers if self.answers is not None else tuple(self.scores)
+
+    @property
     def best_answer(self) -> tuple[str, float]:
         """The answer with the highest soft score, and the score; the empty answer with 0 if there is none."""
         return max(self.scores.items(), key=lambda item: item[1], default=("", 0.0))
