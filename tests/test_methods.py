@@ -49,6 +49,12 @@ def test_predictions_alone_come_back_where_the_recipe_left_them_out():
     assert after.logits.weight == 1.0
 
 
+@pytest.mark.parametrize(("name", "divergence"), [("logits-reverse", "reverse_kl"), ("logits-jsd", "jsd")])
+def test_predictions_are_compared_by_the_divergence_of_the_name(name, divergence):
+    after = apply_method(recipe({"logits": {"weight": 5.0}}), name).objective
+    assert (after.logits.weight, after.logits.divergence, after.attention) == (5.0, divergence, None)
+
+
 def test_an_attention_method_adds_no_predictions():
     after = apply_method(recipe({"logits": None, "attention": None}), "amad").objective
     assert after.logits is None
@@ -69,7 +75,7 @@ def test_keys_that_only_amad_reads_do_not_stay_for_another_method():
 
 
 def test_an_unknown_method_is_refused_with_those_that_there_are():
-    with pytest.raises(RecipeError, match=r"method 'amad-mes' is none of none, logits, amad, amad-mse, "):
+    with pytest.raises(RecipeError, match=r"method 'amad-mes' is none of none, logits, logits-reverse, "):
         apply_method(recipe(), "amad-mes")
 
 

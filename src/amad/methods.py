@@ -31,6 +31,13 @@ def _attention(summary: str, method: str, variant: str = "kl", **keys: Any) -> M
 METHODS: dict[str, Method] = {
     "none": Method("ground truth alone", {"logits": None, "attention": None}),
     "logits": Method("the teacher's predictions, no attention", {"logits": {}, "attention": None}),
+    "logits-reverse": Method(
+        "the teacher's predictions, reverse divergence",
+        {"logits": {"divergence": "reverse_kl"}, "attention": None},
+    ),
+    "logits-jsd": Method(
+        "the teacher's predictions, Jensen-Shannon", {"logits": {"divergence": "jsd"}, "attention": None}
+    ),
     "amad": _attention("attention map alignment, divergence from the mixture of student heads", "amad"),
     "amad-mse": _attention("attention map alignment, squared distance of unit maps", "amad", "mse"),
     "amad-projected": _attention("attention map alignment, student maps projected", "amad", "projected"),

@@ -89,10 +89,17 @@ class TaskTerm(Section):
 
 
 class LogitsTerm(Section):
-    """Kullback-Leibler divergence between the teacher's and the student's next-token distributions."""
+    """Divergence between the teacher's and the student's next-token distributions.
+
+    Attributes:
+        weight: Weight of the term in the loss.
+        temperature: Of both distributions; the value is multiplied by its square.
+        divergence: ``forward_kl``, KL(teacher || student); ``reverse_kl``, the other way round; or ``jsd``.
+    """
 
     weight: NonNegative = 1.0
     temperature: Positive = 2.0
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
 
 
 class AttentionTerm(Section):

@@ -1,5 +1,6 @@
 """Distillation of the teacher's predictions."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,8 +13,6 @@ from amad.losses.objective import IGNORED_LABEL, Captured, Targets, Term, TermVa
 from amad.losses.task import aligned, exact
 from amad.ops.alignment import check_temperature
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
-
 
 def forward_kl(
     student: Float[Tensor, "token vocab"], teacher: Float[Tensor, "token vocab"]
@@ -25,18 +24,58 @@ def forward_kl(
     Words to which the teacher gives nothing add nothing, whatever the student gives them. Infinite where the student
     gives nothing to a word that the teacher gives something.
     """
-    mass = teacher.exp()
-    return torch.where(mass > 0, mass * (teacher - student), 0.0).sum(-1)
+    return _kl(teacher, student)
 
 
-DIVERGENCES: dict[str, Divergence] = {"forward_kl": forward_kl}
+def reverse_kl(
+    student: Float[Tensor, "token vocab"], teacher: Float[Tensor, "token vocab"]
+) -> Float[Tensor, " token"]:
+    """KL(student || teacher) at each token from log-probabilities, in nats.
+
+        sum_v q_v (log q_v - log p_v),    p = exp(teacher), q = exp(student)
+
+    The student is drawn to where the teacher's probability is large and may leave out the rest of it. Infinite where
+    the teacher gives nothing to a word that the student gives something.
+    """
+    return _kl(student, teacher)
+
+
+def jsd(
+    student: Float[Tensor, "token vocab"], teacher: Float[Tensor, "token vocab"]
+) -> Float[Tensor, " token"]:
+    """Jensen-Shannon divergence at each token from log-probabilities, between 0 and log 2 nats.
+
+        KL(p || m) / 2 + KL(q || m) / 2,    m = (p + q) / 2, p = exp(teacher), q = exp(student)
+
+    Lin 1991 (doi 10.1109/18.61115). Symmetric and always finite. Where p and q are close it is a quarter of either KL,
+    so it wants a larger weight.
+    """
+    given = (student > -math.inf) | (teacher > -math.inf)
+    mean = torch.logaddexp(torch.where(given, student, 0.0), torch.where(given, teacher, 0.0)) - math.log(2)
+    return (_kl(teacher, mean) + _kl(student, mean)) / 2
+
+
+def _kl(first: Tensor, second: Tensor) -> Tensor:
+    """KL of distributions from their logarithms; the inner where keeps 0 times infinity out of the gradient."""
+    mass = first.exp()
+    some = mass > 0
+    return (mass * (torch.where(some, first, 0.0) - torch.where(some, second, 0.0))).sum(-1)
+
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jsd,
+}
 """By name: what is summed over the kept tokens, from log-probabilities of the student and of the teacher."""
 
 
 class LogitsDistillation(Term):
     """Divergence between the teacher's and the student's next-token distributions, in nats.
 
-        tau^2 sum_t KL( softmax(z_teacher,t / tau) || softmax(z_student,t / tau) )
+        tau^2 sum_t D( softmax(z_teacher,t / tau), softmax(z_student,t / tau) ),    D = KL(teacher || student)
 
     over the tokens t whose label is not -100, divided by their number. Hinton et al. 2015 (arXiv:1503.02531), section
     2.1, which minimises the cross entropy: the teacher's entropy, which is constant, is subtracted here so that equal
@@ -45,7 +84,8 @@ class LogitsDistillation(Term):
 
     Args:
         temperature: tau.
-        divergence: Which one; ``forward_kl``.
+        divergence: D: ``forward_kl``, Hinton's; ``reverse_kl``, as in Gu et al. 2024 (arXiv:2306.08543), here at
+            the tokens of the ground truth; or ``jsd``.
         shift_labels: Position t predicts label t + 1, as in :class:`amad.losses.task.TaskLoss`.
 
     Raises:
@@ -58,7 +98,7 @@ class LogitsDistillation(Term):
     def __init__(
         self,
         temperature: float = 1.0,
-        divergence: Literal["forward_kl"] = "forward_kl",
+        divergence: Divergence = "forward_kl",
         shift_labels: bool = False,
     ) -> None:
         super().__init__()

@@ -186,7 +186,10 @@ class RunParts:
                 TaskLoss(reduction=chosen.task.reduction, label_smoothing=chosen.task.label_smoothing),
             )
         if self.with_teacher and chosen.logits is not None:
-            terms["logits"] = (chosen.logits.weight, LogitsDistillation(chosen.logits.temperature))
+            terms["logits"] = (
+                chosen.logits.weight,
+                LogitsDistillation(chosen.logits.temperature, chosen.logits.divergence),
+            )
         if self.with_teacher and chosen.attention is not None:
             attention = attention_term(
                 self.pairing.pairs,
