@@ -1,7 +1,10 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 
 def test_the_result_file_is_official_and_scores_what_evaluate_says(amad, student_tree, scenes):
@@ -78,7 +81,7 @@ def test_without_annotations_there_are_answers_and_no_score(amad, student_tree, 
 def test_results_in_the_place_of_a_folder_are_refused(amad, student_tree, taught):
     Path("taken").mkdir()
     message = amad.refuse("evaluate", amad.write(student_tree), "--model", taught.model, "--results", "taken")
-    assert "taken: Is a directory" in message
+    assert "--results taken is a folder" in message
 
 
 def test_blank_images_hide_the_image_alone_and_leave_the_other_result_file(amad, student_tree, scenes):
@@ -114,3 +117,22 @@ def test_decoding_that_cannot_be_is_refused_by_either_command(amad, teacher_tree
     path = amad.write(teacher_tree)
     assert message in amad.refuse("evaluate", path, override, "--model", taught.model)
     assert message in amad.refuse("train", path, override)
+
+
+def test_what_was_measured_is_written_beside_the_results(amad, teacher_tree, taught):
+    path = amad.write(teacher_tree)
+    told = amad.document("evaluate", path, "--model", taught.model, "--results", "deep/r.json")
+    assert json.loads(Path("deep/r.metrics.json").read_text()) == told
+    assert sorted(path.name for path in Path("deep").iterdir()) == ["r.json", "r.metrics.json"]
+    assert told["environment"]["torch"] == torch.__version__
+    assert told["seconds"] > 0
+    blank = amad.document("evaluate", path, "--model", taught.model, "--results", "b.json", "--blank-images")
+    assert blank["digests"] == told["digests"]
+    # Other questions have another digest, another model has another.
+    teacher_tree["data"]["validation"] = teacher_tree["data"]["train"]
+    weights = Path(shutil.copytree(taught.model, "other"), "model.safetensors")
+    tensors = load_file(weights)
+    tensors["shared.weight"][0, 0] += 1
+    save_file(tensors, weights, {"format": "pt"})
+    other = amad.document("evaluate", amad.write(teacher_tree), "--model", "other")
+    assert all(other["digests"][name] != told["digests"][name] for name in ("model", "data"))

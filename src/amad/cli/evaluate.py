@@ -1,13 +1,22 @@
 """``amad evaluate``."""
 
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from amad.cli.distill import Json, Overrides, RecipeArgument
 from amad.cli.screen import console, print_json, print_table, quiet_libraries, user_errors
+
+if TYPE_CHECKING:
+    from amad.data.waiting import Wait
+    from amad.recipe import Recipe
+    from amad.training.tasks import LearnedTask, TaskDataset
 
 
 def evaluate(
@@ -19,8 +28,8 @@ def evaluate(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write the official result file (translations: one per line); beside the records when "
-            "absent, and nowhere for a model that is not the recipe's own."
+            help="Where to write the official result file (translations: one per line), and what was measured beside "
+            "it; beside the records when absent, and nowhere for a model that is not the recipe's own."
         ),
     ] = None,
     batch_size: Annotated[
@@ -41,82 +50,32 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer, caption or translate the validation set of a recipe, write the official result file and score it."""
+    """Answer, caption or translate the validation set of a recipe, write the official result file and score it.
+
+    An evaluation that was killed goes on with the same command. Several processes share one with
+    torchrun --nproc-per-node 2 -m amad evaluate RECIPE
+    """
     quiet_libraries()
-    from amad.cli.progress import counted
-    from amad.data.collate import Seq2SeqCollator
-    from amad.data.images import load_image_transform
-    from amad.data.paths import write_whole
-    from amad.errors import CheckpointError, RecipeError
-    from amad.evaluation.evaluate import Decoding, generate_texts
-    from amad.models.load import load_model, load_tokenizer
+    from amad.evaluation.processes import launched_processes
     from amad.recipe import load_recipe
-    from amad.training.resumption import BAD_EXAMPLES_FILE, MODEL_FOLDER
-    from amad.training.tasks import load_task
-    from amad.training.values import checked_values, decoding_values
 
     with user_errors():
         run = load_recipe(recipe, overrides or [])
-        own = Path(run.output) / MODEL_FOLDER
-        folder = model or own
-        values = decoding_values(run)
-        decoding = Decoding(values["generation_max_length"], values["generation_num_beams"])
-        given = checked_values(run.training).get("per_device_eval_batch_size", 100)
-        if model is None and not own.is_dir():
-            raise CheckpointError(
-                f"{own} is not there yet: it is what the recipe's run leaves behind. Run amad "
-                f"{'distill' if run.distils else 'train'} {recipe} first, or name a checkpoint with --model FOLDER."
-            )
-        loaded = load_model(folder).to(_device())
-        tokenizer, transform = load_tokenizer(folder), load_image_transform(folder)
-        data = run.data.whole()
-        task = load_task(data, run.seed, transform.resize, partial(counted, console))
-        validation, scored = task.validation, task.is_scored
-        if validation is None:
-            keys = data.validation_keys
-            without = f"neither {' nor '.join(keys)}" if len(keys) > 1 else f"no {keys[0]}"
-            raise RecipeError(
-                f"the recipe has {without}, so there is nothing to score. Add {'one' if len(keys) > 1 else 'it'}."
-            )
-        collator = Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens)
-        with counted(console, _DOING[run.task], len(validation)) as advance:
-            said = generate_texts(
-                loaded,
-                tokenizer,
-                validation,
-                collator,
-                decoding,
-                batch_size=batch_size or given,
-                blank_images=blank_images,
-                on_progress=advance,
-            )
-        file = Path(task.results_file)
-        name = f"{file.stem}-blank{file.suffix}" if blank_images else file.name
-        out = results or (own.with_name(name) if folder == own else None)
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(out, task.results(said))
-            if task.problems.skips:
-                task.problems.write(out.with_name(f"{out.stem}-{BAD_EXAMPLES_FILE}"))
-        document = {
-            "model": str(folder),
-            "images": "blank" if blank_images else "shown",
-            "max_length": decoding.max_length,
-            "num_beams": decoding.num_beams,
-            task.items: len(said),
-            "results": None if out is None else str(out),
-        }
-        if task.problems.skips:
-            document["bad_examples"] = task.problems.n_bad
-        document |= task.score(said) if scored else dict.fromkeys(task.figures)
+        folder, own = _folder(run, recipe, model)
+        with launched_processes(bool(run.training.get("use_cpu", False))) as state:
+            task, document = _evaluate(state, run, folder, own, results, batch_size, blank_images)
+        if not state.is_main_process:
+            return
         if as_json:
             print_json(document)
             return
-        document["results"] = "not written" if out is None else str(out)
+        document["results"] = document["results"] or "not written"
         for name, digits in task.figures.items():
             unit = " %" if name == "accuracy" else ""
-            document[name] = f"{document[name]:.{digits}f}{unit}" if scored else _UNSCORED[run.task]
-        print_table("Evaluation", ("what", "value"), list(document.items()))
+            figure = document[name]
+            document[name] = _UNSCORED[run.task] if figure is None else f"{figure:.{digits}f}{unit}"
+        rows = [row for row in document.items() if not isinstance(row[1], dict)]
+        print_table("Evaluation", ("what", "value"), rows)
 
 
 _DOING = {"vqa": "answering", "captions": "captioning", "translation": "translating"}
@@ -127,7 +86,132 @@ _UNSCORED = {
 }
 
 
-def _device() -> Any:
-    import torch
+def _folder(run: "Recipe", recipe: Path, model: Path | None) -> tuple[Path, bool]:
+    """Checkpoint folder of the model to evaluate, and whether it is the recipe's own."""
+    from amad.errors import CheckpointError
+    from amad.training.resumption import MODEL_FOLDER
 
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    own = Path(run.output) / MODEL_FOLDER
+    if model is None and not own.is_dir():
+        raise CheckpointError(
+            f"{own} is not there yet: it is what the recipe's run leaves behind. Run amad "
+            f"{'distill' if run.distils else 'train'} {recipe} first, or name a checkpoint with --model FOLDER."
+        )
+    return model or own, model in (None, own)
+
+
+def _evaluate(
+    state: Any,
+    run: "Recipe",
+    folder: Path,
+    own: bool,
+    results: Path | None,
+    batch_size: int | None,
+    blank_images: bool,
+) -> tuple["LearnedTask", dict[str, Any]]:
+    """Decode this process's share; in the first process, score all and write the files.
+
+    Returns:
+        The task, and what to tell; nothing to tell in other processes.
+    """
+    from amad.cli.progress import counted
+    from amad.data.collate import Seq2SeqCollator
+    from amad.data.images import load_image_transform
+    from amad.data.paths import write_whole
+    from amad.data.waiting import unseen
+    from amad.evaluation.evaluate import Decoding, generate_batches
+    from amad.evaluation.predictions import Shards, decode_shards, digest_of_folder, digest_of_items
+    from amad.evaluation.processes import shared_temporary_folder
+    from amad.models.load import load_model, load_tokenizer
+    from amad.records import environment
+    from amad.training.resumption import BAD_EXAMPLES_FILE
+    from amad.training.tasks import load_task
+    from amad.training.values import checked_values, decoding_values
+
+    data, values = run.data.whole(), decoding_values(run)
+    given = checked_values(run.training)
+    decoding = Decoding(values["generation_max_length"], values["generation_num_beams"])
+    size = batch_size or int(given.get("per_device_eval_batch_size", 100))
+    model = load_model(folder).to(state.device)
+    tokenizer, transform = load_tokenizer(folder), load_image_transform(folder)
+    # One process speaks for all.
+    wait: Wait = partial(counted, console) if state.is_main_process else unseen
+    task = load_task(data, run.seed, transform.resize, wait)
+    validation, is_scored = _validation(run, task), task.is_scored
+    out = _result_file(task, folder, own, results, blank_images)
+    generate = partial(
+        generate_batches,
+        model,
+        tokenizer,
+        validation,
+        Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens),
+        decoding,
+        blank_images=blank_images,
+        workers=int(given.get("dataloader_num_workers") or 0),
+    )
+    around = environment(str(state.device))
+    how = {"images": "blank" if blank_images else "shown", **asdict(decoding)}
+    of = {"model": digest_of_folder(folder), "data": digest_of_items(validation)}
+    decides = of | how | {"max_input_tokens": data.max_input_tokens}
+    decides |= {name: around[name] for name in ("amad", "torch", "transformers")}
+    started = time.perf_counter()
+    with shared_temporary_folder(state) if out is None else nullcontext(_beside(out, "predictions")) as place:
+        with state.main_process_first():
+            shards = Shards(place, decides, len(validation), size)
+        decoded = decode_shards(state, shards, generate, size, _DOING[run.task], wait)
+        document: dict[str, Any] = {
+            "model": str(folder),
+            **how,
+            "batch_size": size,
+            "processes": state.num_processes,
+            task.items: len(validation),
+            "decoded_now": decoded,
+            "seconds": round(time.perf_counter() - started, 3),
+            "results": None if out is None else str(out),
+        }
+        if state.is_main_process:
+            said = shards.texts()
+            if task.problems.skips:
+                document["bad_examples"] = task.problems.n_bad
+            document |= task.score(said) if is_scored else dict.fromkeys(task.figures)
+            document |= {"digests": of, "environment": around}
+            if out is not None:
+                write_whole(out, task.results(said))
+                if task.problems.skips:
+                    task.problems.write(out.with_name(f"{out.stem}-{BAD_EXAMPLES_FILE}"))
+                as_text = json.dumps(document, indent=2, ensure_ascii=False)
+                write_whole(_beside(out, "metrics.json"), as_text + "\n")
+            shards.remove()
+    return task, document
+
+
+def _validation(run: "Recipe", task: "LearnedTask") -> "TaskDataset":
+    from amad.errors import RecipeError
+
+    if task.validation is None:
+        keys = run.data.validation_keys
+        without = f"neither {' nor '.join(keys)}" if len(keys) > 1 else f"no {keys[0]}"
+        raise RecipeError(
+            f"the recipe has {without}, so there is nothing to score. Add {'one' if len(keys) > 1 else 'it'}."
+        )
+    return task.validation
+
+
+def _result_file(
+    task: "LearnedTask", folder: Path, own: bool, results: Path | None, blank_images: bool
+) -> Path | None:
+    """Where to write the results, if anywhere."""
+    from amad.errors import RecipeError
+
+    name = Path(task.results_file)
+    if results is None:
+        return folder.with_name(f"{name.stem}{'-blank' * blank_images}{name.suffix}") if own else None
+    # Said before hours of decoding.
+    if results.is_dir():
+        raise RecipeError(f"--results {results} is a folder, and results are one file. Name a file.")
+    return results
+
+
+def _beside(out: Path, kind: str) -> Path:
+    """results.json -> results.KIND"""
+    return out.with_name(f"{out.name.removesuffix('.json').removesuffix('.txt')}.{kind}")
