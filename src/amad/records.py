@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ if sys.platform != "win32":
 SCHEMA = 1
 """Version of the lines that this module writes, and the newest that it reads."""
 
-EVENTS = ("recipe", "environment", "seeds", "step", "metrics", "alignment", "timing", "note")
+EVENTS = ("recipe", "environment", "seeds", "model", "step", "metrics", "alignment", "timing", "note")
 """What a line can be about."""
 
 _RESERVED = ("schema", "event", "time")
@@ -132,13 +132,23 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         DataError: no such file, a line that is not a record, or a schema newer than :data:`SCHEMA`.
     """
+    return list(iter_records(path))
+
+
+def iter_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """As :func:`read_records`, one event at a time: the records of a long run need not fit into memory.
+
+    Raises:
+        DataError: as :func:`read_records`, when the line is reached.
+    """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield _parsed(line, path, number)
     except OSError as error:
         raise DataError(f"Records cannot be read from {path}: {error}. Check the path.") from error
-    whole = content[: content.rfind(b"\n") + 1]
-    return [_parsed(line, path, number) for number, line in enumerate(whole.split(b"\n")[:-1], 1)]
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:

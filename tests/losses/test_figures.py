@@ -99,3 +99,14 @@ def test_no_gradient_is_kept():
     student = plain.make_record(2, seed=1, grad=True)
     figures(student, plain.make_record(3, seed=2))
     assert student.query.grad is None
+
+
+def test_the_likeness_of_two_student_heads_is_the_cosine_of_their_maps():
+    student = heads(plain.make_record(4, seed=1), [2, 0, 2])
+    found = figures(student, plain.make_record(2, seed=2))
+    maps = torch.stack([plain.plain_maps(student, b, range(5)) for b in range(2)]).flatten(2)
+    maps = maps / maps.norm(dim=-1, keepdim=True)
+    expected = (maps @ maps.transpose(1, 2)).mean(0)
+    torch.testing.assert_close(torch.tensor(found.alike, dtype=torch.float64), expected.double())
+    assert found.alike[0][2] == pytest.approx(1)
+    assert found.collapse == pytest.approx(float(expected.sum() - expected.trace()) / 6)

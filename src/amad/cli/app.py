@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from amad import __version__
-from amad.cli import bench, data, demo, distill, evaluate, importance, inspect, score
+from amad.cli import bench, data, demo, distill, evaluate, importance, inspect, report, score
 from amad.cli.screen import output
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("importance")(importance.importance)
+app.command("report")(report.report)
 app.add_typer(bench.app, name="bench", help="Measure what the attention losses cost here.")
 app.add_typer(data.app, name="data", help="Check data, or make some.")
 app.add_typer(score.app, name="score", help="Score result files with the official metrics.")

@@ -25,6 +25,7 @@ class AlignmentFigures(NamedTuple):
         weights: Mean a_ij: a row per teacher head, a column per student head.
         coverage_by_head: Per teacher head, the KL of its map from the nearest student head's in nats. Divergences are
             averaged over samples first, so the nearest head is the same for all.
+        alike: Mean cosine of every two student heads; 1 on the diagonal.
     """
 
     entropy: float
@@ -33,6 +34,7 @@ class AlignmentFigures(NamedTuple):
     collapse: float
     weights: tuple[tuple[float, ...], ...]
     coverage_by_head: tuple[float, ...]
+    alike: tuple[tuple[float, ...], ...]
 
 
 def alignment_figures(
@@ -58,9 +60,9 @@ def alignment_figures(
     entropy = torch.special.entr(kept).sum() / n_taught
     real = gram.teacher_norm.sum(-1) > 0
     n_real = max(int(real.sum()), 1)
-    alike = cosines(gram).student
-    off_diagonal = alike.sum((-1, -2)) - alike.diagonal(dim1=-2, dim2=-1).sum(-1)
-    collapse = off_diagonal.sum() / n_real / max(n_students * (n_students - 1), 1)
+    alike = cosines(gram).student.sum(0) / n_real
+    off_diagonal = alike.sum() - alike.diagonal().sum()
+    collapse = off_diagonal / max(n_students * (n_students - 1), 1)
     distances = torch.stack([_divergence_from(student, teacher, head) for head in range(n_students)], -1)
     coverage = (distances.sum(0) / n_real).amin(-1)
     weights = (kept.sum(0) / n_kept).tolist()
@@ -71,6 +73,7 @@ def alignment_figures(
         collapse=0.0 if n_students == 1 else float(collapse),
         weights=tuple(tuple(row) for row in weights),
         coverage_by_head=tuple(coverage.tolist()),
+        alike=tuple(tuple(row) for row in alike.tolist()),
     )
 
 

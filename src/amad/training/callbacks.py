@@ -204,4 +204,6 @@ class KeptRecords(TrainerCallback):  # type: ignore[misc]
                 coverage=figures.coverage,
                 collapse=figures.collapse,
                 weights=[[round(weight, 6) for weight in row] for row in figures.weights],
+                coverage_by_head=[round(nats, 6) for nats in figures.coverage_by_head],
+                alike=[[round(cosine, 4) for cosine in row] for row in figures.alike],
             )

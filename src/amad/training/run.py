@@ -21,7 +21,7 @@ from amad.training.arguments import DistillationArguments, make_arguments
 from amad.training.callbacks import AnnouncedEpoch, KeptRecords, ShownProgress
 from amad.training.models import weights_digest
 from amad.training.parts import RunParts
-from amad.training.plan import record_bytes, stack_rows
+from amad.training.plan import STACK_COLUMNS, record_bytes, stack_rows
 from amad.training.resumption import (
     BAD_EXAMPLES_FILE,
     CHECKPOINTS_FOLDER,
@@ -261,6 +261,10 @@ class TrainingRun:
             records.write("note", bad_examples=self.parts.task.problems.counts())
         if resume:
             records.write("note", resumed_from="the start" if checkpoint is None else checkpoint.name)
+        for who, sites in self.parts.sites.items():
+            model = self.parts.teacher if who == "teacher" and self.parts.teacher else self.parts.model
+            rows = [dict(zip(STACK_COLUMNS, row, strict=True)) for row in stack_rows({who: sites})]
+            records.write("model", who=who, parameters=model.num_parameters(), stacks=rows)
         pairs = [dict(zip(("student", "teacher", "weight"), row, strict=True)) for row in self.pair_rows()]
         records.write("note", pairs=pairs)
 

@@ -1,0 +1,182 @@
+"""What the page shows, as one JSON document."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amad.errors import DataError
+from amad.report.groups import Group, Interval, group_runs, paired_difference
+from amad.report.run import ALIGNMENT_FIGURES, SCORES, Place, Run
+from amad.report.thinning import evenly
+
+MOST_WEIGHTS = 1_000_000
+"""Alignment weights of one run on the page, at most; there are fewer steps where there are more pairs or heads."""
+
+TARGET_SHARE = 0.9
+
+NO_LATENCY = (
+    "Latency was not measured. amad distill measures it at its end; for this run, amad evaluate RECIPE does."
+)
+
+
+def build_document(runs: Sequence[Run], title: str) -> dict[str, Any]:
+    """Everything that the page shows; what a run has not recorded is None or empty.
+
+    Args:
+        runs: Of one task.
+        title: Of the page.
+
+    Raises:
+        DataError: if the runs are of different tasks.
+    """
+    tasks = {run.task: run for run in runs}
+    if len(tasks) > 1:
+        (one, first), (other, second) = list(tasks.items())[:2]
+        raise DataError(
+            f"one report is of one task, and {first.folder} is {one} while {second.folder} is {other}. Make "
+            f"two reports."
+        )
+    name, unit = SCORES[runs[0].task]
+    groups = group_runs(runs)
+    names = _names([run.folder for run in runs])
+    teacher = _teacher(runs)
+    rows = [_group_row(group, teacher, name) for group in groups]
+    return {
+        "title": title,
+        "task": runs[0].task,
+        "score": {"name": name, "unit": unit, "digits": 1 if unit == "%" else 2},
+        "teacher": teacher,
+        "groups": rows,
+        "differences": _differences(groups),
+        "hints": {"latency": NO_LATENCY},
+        "same_data": len({repr(_validation(run)) for run in runs}) == 1,
+        "runs": [
+            {
+                "name": names[run.folder],
+                "group": next(index for index, group in enumerate(groups) if run in group.runs),
+                "score": run.score,
+                "scores": run.final,
+                "ended": bool(run.final) or run.train_seconds is not None,
+                "train_seconds": run.train_seconds,
+                "seed": run.recipe.get("seed"),
+                "environment": run.environment,
+                "models": run.models,
+                "recipe": run.recipe,
+                "not_finite": len(run.not_finite),
+                "losses": run.losses(),
+                "alignment": _alignment(run),
+            }
+            for run in runs
+        ],
+    }
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Each folder below what they have in common; the folder's own name where there is one only."""
+    if len(folders) == 1:
+        return {folders[0]: folders[0].name}
+    common = os.path.commonpath(folders)
+    return {folder: os.path.relpath(folder, common) for folder in folders}
+
+
+def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """What is known of the teacher, if all runs have the same: from a run of its own, or what a student's run says."""
+    places = {str(run.recipe["teacher"]) for run in runs if run.recipe.get("teacher")}
+    if len(places) != 1:
+        return None
+    folder = Path(places.pop()).resolve()
+    found: dict[str, Any] = {}
+    for run in runs:
+        found = run.models.get("teacher", {}) | found if run.models.get("teacher") else found
+    for run in runs:
+        if run.folder == folder.parent and run.score is not None:
+            found = found | {"score": run.score, "items": None, "sample": False}
+    return found or None
+
+
+def _group_row(group: Group, teacher: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    score = group.score()
+    models = [run.trained for run in group.runs]
+    seconds = [latency for model in models if (latency := model.get("latency_seconds"))]
+    best = (teacher or {}).get("score")
+    curve = group.curve()
+    reached = [examples for examples, value in curve if best and value.mean >= TARGET_SHARE * best]
+    return {
+        "name": group.name,
+        "n_runs": len(group.runs),
+        "score": score and score._asdict(),
+        "share": 100 * score.mean / best if score and best else None,
+        "parameters": next((model["parameters"] for model in models if "parameters" in model), None),
+        "stacks": next((model["stacks"] for model in models if "stacks" in model), []),
+        "latency_seconds": seconds[0] if seconds else None,
+        "device": next((model["device"] for model in models if "device" in model), None),
+        "examples_to_target": reached[0] if reached else None,
+        "curve": [[examples, *_rounded(value)] for examples, value in curve],
+        "runs": [[[examples, value] for _, examples, value in run.curve] for run in group.runs],
+    }
+
+
+def _rounded(value: Interval) -> list[float | None]:
+    return [None if one is None else round(one, 4) for one in value[:3]]
+
+
+def _differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Of every two methods that share seeds."""
+    return [
+        {"of": groups[second].name, "less": groups[first].name} | found._asdict()
+        for first in range(len(groups))
+        for second in range(len(groups))
+        if first < second and (found := paired_difference(groups[first], groups[second]))
+    ]
+
+
+def _validation(run: Run) -> Any:
+    data = run.recipe.get("data") or {}
+    return [data.get(key) for key in ("train", "validation", "holdout", "max_validation_questions")]
+
+
+def _alignment(run: Run) -> dict[str, Any]:
+    """Steps, the temperature, and pairs: names, weights per step (in thousandths; teacher by student) and figures."""
+    by_step = run.alignment.steps()
+    temperature = ((run.recipe.get("objective") or {}).get("attention") or {}).get("temperature", 1.0)
+    size = sum(len(row) for entry in next(iter(by_step.values()), {}).values() for row in entry["weights"])
+    # As few steps as the weights of each leave room for.
+    kept = evenly(len(by_step), max(2, MOST_WEIGHTS // max(size, 1)))
+    steps = [list(by_step)[index] for index in kept]
+    places = list(by_step[steps[-1]]) if steps else []
+    return {
+        "steps": steps,
+        "temperature": temperature,
+        "pairs": [_pair(run, place, [by_step[step].get(place) for step in steps]) for place in places],
+    }
+
+
+def _pair(run: Run, place: Place, entries: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    student = f"{place.stack}[{place.student_layer}]"
+    last = entries[-1] or {}
+    return {
+        "stack": place.stack,
+        "student": student,
+        "teacher": _site(run, student, place.teacher_layer),
+        "weights": [
+            entry and [[round(1000 * a) for a in row] for row in entry["weights"]] for entry in entries
+        ],
+        "alike": last.get("alike"),
+        "coverage_by_head": last.get("coverage_by_head"),
+    } | {name: [_number(entry, name) for entry in entries] for name in ALIGNMENT_FIGURES}
+
+
+def _site(run: Run, student: str, layer: int) -> str:
+    """The teacher's site of a pair as the run's own list has it: its stack may be called otherwise."""
+    named = [
+        pair["teacher"]
+        for pair in run.pairs
+        if pair["student"] == student and pair["teacher"].endswith(f"[{layer}]")
+    ]
+    return str(named[0]) if named else f"{student.partition('[')[0]}[{layer}]"
+
+
+def _number(entry: Mapping[str, Any] | None, name: str) -> float | None:
+    value = None if entry is None else entry.get(name)
+    return round(float(value), 4) if isinstance(value, int | float) else None

@@ -1,0 +1,144 @@
+"""Runs of one method, and what can be said of the method from them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from amad.report.run import Run
+
+# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the next lower entry is a little wide.
+_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+# What changes no result, or is told otherwise.
+_PLACES = ("output", "seed")
+_DATA_PLACES = ("root", "image_cache_gib")
+_TRAINING_HABITS = (
+    "logging_", "eval_", "save_", "report_to", "dataloader_", "disable_tqdm", "use_cpu", "per_device_eval",
+    "predict_with_generate", "generation_max_length", "log_", "check_capture",
+)  # fmt: skip
+_OF_THE_TEACHER = ("teacher", "pairing")
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % interval; ``low`` and ``high`` are None where one value says nothing of the spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean of values that differ by chance, with Student's 95 % interval of the mean.
+
+    mean +- t_{n-1, 0.975} s / sqrt(n)
+    """
+    mean, n = fmean(values), len(values)
+    if n < 2:
+        return Interval(mean, None, None, n)
+    reach = _T[min(n - 1, len(_T)) - 1] * stdev(values) / math.sqrt(n)
+    return Interval(mean, mean - reach, mean + reach, n)
+
+
+@dataclass
+class Group:
+    """Runs that differ in the seed alone.
+
+    Attributes:
+        name: Of the method, with the settings that tell it from others of the same kind.
+        runs: In the order in which they were named.
+    """
+
+    name: str
+    runs: list[Run]
+
+    def curve(self) -> list[tuple[int, Interval]]:
+        """Examples seen and the score over the runs, where every run that went so far was scored."""
+        values: dict[int, list[float]] = {}
+        for run in self.runs:
+            for _, examples, value in run.curve:
+                values.setdefault(examples, []).append(value)
+        most = max((len(found) for found in values.values()), default=0)
+        return [
+            (examples, interval(values[examples]))
+            for examples in sorted(values)
+            if len(values[examples]) == most
+        ]
+
+    def score(self) -> Interval | None:
+        """The score at the end; None if no run has one."""
+        scores = [run.score for run in self.runs if run.score is not None]
+        return interval(scores) if scores else None
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Runs by method, in the order in which the methods first appear."""
+    groups: dict[str, list[Run]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        found = _settings(run)
+        key = repr(sorted(found.items(), key=str))
+        groups.setdefault(key, []).append(run)
+        settings[key] = found
+    return [
+        Group(_name(groups[key][0], settings[key], [settings[one] for one in groups]), groups[key])
+        for key in groups
+    ]
+
+
+def paired_difference(first: Group, second: Group) -> Interval | None:
+    """The score of ``second`` less that of ``first``, over the seeds that both have; None if they share none."""
+    before, after = (
+        {run.recipe.get("seed"): run.score for run in group.runs if run.score is not None}
+        for group in (first, second)
+    )
+    differences = [after[seed] - before[seed] for seed in before if seed in after]
+    return interval(differences) if differences else None
+
+
+def kind(run: Run) -> str:
+    """The method in words."""
+    if not run.with_teacher:
+        return "ground truth alone" if run.recipe.get("teacher") else "trained alone"
+    objective = run.recipe.get("objective") or {}
+    attention = objective.get("attention")
+    if attention and attention.get("weight"):
+        return f"AMAD {attention.get('variant', '')}".strip()
+    return "predictions alone"
+
+
+def _name(run: Run, own: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]]) -> str:
+    like = [other for other in everyone if other["method"] == own["method"]]
+    differing = [key for key in own if any(other.get(key) != own[key] for other in like)]
+    parts = [f"{key.rpartition('.')[2]} {own[key]}" for key in differing]
+    return ", ".join([str(own["method"]), *parts])
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What decides the result but for the seed, flat: ``{"training.learning_rate": 0.001, ...}``."""
+    tree = {key: value for key, value in run.recipe.items() if key not in _PLACES}
+    if not run.with_teacher:
+        tree = {key: value for key, value in tree.items() if key not in _OF_THE_TEACHER}
+        tree["objective"] = {"task": (tree.get("objective") or {}).get("task")}
+    tree["data"] = {key: value for key, value in (tree.get("data") or {}).items() if key not in _DATA_PLACES}
+    tree["training"] = {
+        key: value
+        for key, value in (tree.get("training") or {}).items()
+        if not key.startswith(_TRAINING_HABITS)
+    }
+    return {"method": kind(run)} | dict(_flat(tree, ""))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
+    return flat

@@ -1,0 +1,199 @@
+"""The page: one HTML file that needs nothing beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from amad import __version__
+from amad.errors import DataError
+
+PAGE_FILE = "index.html"
+GENERATOR = "amad report"
+
+SCRIPTS = ("dom.js", "charts.js", "flows.js", "heads.js", "main.js")
+
+SECTIONS = (
+    ("score", "Score"),
+    ("frontier", "Size and latency"),
+    ("losses", "Losses"),
+    ("flows", "Who teaches whom"),
+    ("heads", "Heads"),
+    ("runs", "Runs"),
+)
+
+METHOD_COLUMNS = ("method", "runs", "score", "of the teacher", "parameters", "latency", "examples to 90 %")
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The page of a document of :func:`amad.report.document.build_document`.
+
+    Whatever comes from a run is escaped: by the template where it stands in it, as JSON inside the page otherwise.
+    """
+    templates = files("amad.report") / "templates"
+    environment = Environment(
+        loader=DictLoader({"page.html": (templates / "page.html").read_text(encoding="utf-8")}),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    own = {name: (templates / name).read_text(encoding="utf-8") for name in ("style.css", *SCRIPTS)}
+    return environment.get_template("page.html").render(
+        title=document["title"],
+        generator=GENERATOR,
+        style=Markup(own["style.css"]),
+        script=Markup("\n".join(own[name] for name in SCRIPTS)),
+        document=document,
+        sections=SECTIONS,
+        lead=_lead(document),
+        notices=_notices(document),
+        method_columns=METHOD_COLUMNS,
+        method_rows=[_method_row(group, document) for group in document["groups"]],
+        differences=[_difference(found, document) for found in document["differences"]],
+        n_runs=len(document["runs"]),
+        runs=[_run_facts(run, document) for run in document["runs"]],
+        footer=f"Made by amad {__version__} from the records of {_many(len(document['runs']), 'run')}. "
+        "Nothing is loaded from the network.",
+    )
+
+
+def write_page(document: Mapping[str, Any], out: Path) -> Path:
+    """Write the page into a folder, over an earlier one of ours, and return its path.
+
+    Raises:
+        DataError: if the folder holds an ``index.html`` of something else, or is a file.
+    """
+    path = out / PAGE_FILE
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file, and a report needs a folder. Give another with --out FOLDER.")
+    if (
+        path.exists()
+        and f'content="{GENERATOR}"' not in path.read_text(encoding="utf-8", errors="replace")[:2000]
+    ):
+        raise DataError(
+            f"{path} is no report of amad, and nothing is overwritten. Give another with --out FOLDER."
+        )
+    page = render(document)
+    out.mkdir(parents=True, exist_ok=True)
+    # Names may hold what is no character, such as half a surrogate pair.
+    path.write_bytes(page.encode("utf-8", "replace"))
+    return path
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def _score(value: float | None, document: Mapping[str, Any]) -> str:
+    score = document["score"]
+    if value is None:
+        return "–"
+    return f"{value:.{score['digits']}f}{' ' + score['unit'] if score['unit'] else ''}"
+
+
+def _interval(found: Mapping[str, Any] | None, document: Mapping[str, Any]) -> str:
+    if found is None:
+        return "–"
+    if found["low"] is None:
+        return _score(found["mean"], document)
+    digits = document["score"]["digits"]
+    return f"{_score(found['mean'], document)} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+
+
+def _lead(document: Mapping[str, Any]) -> list[str]:
+    """What came out, in a sentence per method."""
+    teacher = document["teacher"] or {}
+    lines = []
+    for group in document["groups"]:
+        if group["score"] is None:
+            continue
+        size = f" with {group['parameters']:,} parameters" if group["parameters"] else ""
+        score = f"{_score(group['score']['mean'], document)} {document['score']['name']}"
+        line = f"{_capital(group['name'])}: {score}{size}"
+        if group["share"] is not None:
+            line += f", {group['share']:.1f} % of the teacher's {_score(teacher['score'], document)}"
+            if teacher.get("parameters") and group["parameters"]:
+                line += f", at {100 * group['parameters'] / teacher['parameters']:.0f} % of its size"
+        lines.append(line + ".")
+    return lines[:4]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _notices(document: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if not document["same_data"]:
+        lines.append(
+            "These runs did not all learn from and validate on the same data, so their scores do not compare."
+        )
+    for run in document["runs"]:
+        if not run["ended"]:
+            lines.append(f"{run['name']} has not ended: what is shown of it is what it has recorded so far.")
+        if run["not_finite"]:
+            lines.append(
+                f"{run['name']}: the loss was not a finite number at {_many(run['not_finite'], 'logged step')}."
+            )
+    return lines
+
+
+def _method_row(group: Mapping[str, Any], document: Mapping[str, Any]) -> Sequence[str]:
+    latency = group["latency_seconds"]
+    return (
+        group["name"],
+        f"{group['n_runs']}",
+        _interval(group["score"], document),
+        "–" if group["share"] is None else f"{group['share']:.1f} %",
+        "–" if group["parameters"] is None else f"{group['parameters']:,}",
+        "–" if latency is None else f"{1000 * latency['median']:.1f} ms",
+        _examples(group, document),
+    )
+
+
+def _examples(group: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    if (document["teacher"] or {}).get("score") is None or not group["curve"]:
+        return "–"
+    reached = group["examples_to_target"]
+    return "not reached" if reached is None else f"{reached:,}"
+
+
+def _difference(found: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    digits = document["score"]["digits"]
+    said = f"{_capital(found['of'])} less {found['less']}, at equal seeds: {found['mean']:+.{digits}f}"
+    if found["low"] is None:
+        return said + " from one seed, which says nothing of chance."
+    return (
+        said
+        + f", 95 % interval {found['low']:+.{digits}f} to {found['high']:+.{digits}f}, from {found['n']} seeds."
+    )
+
+
+def _run_facts(run: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    environment = run["environment"]
+    facts = [
+        ("method", document["groups"][run["group"]]["name"]),
+        ("seed", run["seed"]),
+        ("score", _score(run["score"], document)),
+        *(
+            (name, f"{value:.4g}")
+            for name, value in run["scores"].items()
+            if name != document["score"]["name"]
+        ),
+        ("training", "not ended" if run["train_seconds"] is None else f"{run['train_seconds']:,.0f} s"),
+        *(
+            (name, environment[name])
+            for name in ("commit", "amad", "torch", "transformers", "platform", "device")
+            if environment.get(name)
+        ),
+    ]
+    recipe = json.loads(json.dumps(run["recipe"]))
+    return {
+        "name": run["name"],
+        "facts": facts,
+        "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+    }

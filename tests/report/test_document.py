@@ -1,0 +1,90 @@
+import pytest
+import story
+from story import write_run
+
+from amad.errors import DataError
+from amad.records import RunRecords
+from amad.report import document
+from amad.report.document import build_document
+from amad.report.run import read_run
+
+
+def documented(*folders):
+    return build_document([read_run(folder.resolve()) for folder in folders], "runs")
+
+
+def test_runs_are_named_below_what_they_have_in_common(tmp_path):
+    found = documented(write_run(tmp_path / "a" / "one"), write_run(tmp_path / "b" / "one", seed=1))
+    assert [run["name"] for run in found["runs"]] == ["a/one", "b/one"]
+    assert [run["group"] for run in found["runs"]] == [0, 0]
+
+
+def test_the_teacher_of_a_run_is_found_among_the_runs(tmp_path):
+    teacher = write_run(tmp_path / "teacher", accuracy=90.0, with_teacher=False, teacher=None)
+    student = write_run(tmp_path / "student", accuracy=81.0, teacher=str(teacher / "model"))
+    found = documented(teacher, student)
+    assert found["teacher"]["score"] == 90.0
+    assert found["teacher"]["parameters"] == 800_000
+    assert [group["share"] for group in found["groups"]] == [pytest.approx(100), pytest.approx(90)]
+    # 81 / 40 per step, and 90 % of 90 is 81: reached at the end alone.
+    assert found["groups"][1]["examples_to_target"] == 2560
+
+
+def test_a_teacher_without_a_score_leaves_the_share_open(tmp_path):
+    (group,) = documented(write_run(tmp_path / "one"))["groups"]
+    assert (group["share"], group["examples_to_target"]) == (None, None)
+
+
+def test_runs_of_two_tasks_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"one is vqa while .*two is captions"):
+        documented(write_run(tmp_path / "one"), write_run(tmp_path / "two", task="captions"))
+
+
+def test_runs_on_other_data_are_told_apart(tmp_path):
+    first = write_run(tmp_path / "one")
+    same = write_run(tmp_path / "two", data=story.recipe()["data"] | {"root": "elsewhere"})
+    other = write_run(tmp_path / "three", data=story.recipe()["data"] | {"holdout": 0.2})
+    assert documented(first, same)["same_data"]
+    assert not documented(first, other)["same_data"]
+
+
+def test_weights_are_thousandths_at_the_steps_of_the_slider(tmp_path):
+    (run,) = documented(write_run(tmp_path / "one"))["runs"]
+    assert run["alignment"]["steps"] == [10, 20, 30, 40]
+    first = run["alignment"]["pairs"][0]
+    assert (first["student"], first["teacher"]) == ("encoder.self[0]", "encoder.self[1]")
+    assert first["weights"][0] == [[501, 499]] * 4
+    assert first["entropy"] == [0.9] * 4
+
+
+def test_many_large_alignments_leave_fewer_steps_and_never_more_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "MOST_WEIGHTS", 16 * 7)
+    (run,) = documented(write_run(tmp_path / "one", steps=300))["runs"]
+    # Two pairs of 4 x 2 weights at each of 30 steps, and room for seven steps.
+    assert len(run["alignment"]["steps"]) == 7
+    assert (run["alignment"]["steps"][0], run["alignment"]["steps"][-1]) == (10, 300)
+
+
+def test_a_run_that_has_only_begun_makes_a_document(tmp_path):
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        story.begin(records, story.recipe())
+    (run,) = documented(tmp_path)["runs"]
+    assert (run["score"], run["ended"], run["losses"]["steps"], run["alignment"]["pairs"]) == (
+        None,
+        False,
+        [],
+        [],
+    )
+
+
+def test_records_of_an_earlier_version_have_no_likeness_of_heads(tmp_path):
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        records.write("recipe", recipe=story.recipe(), with_teacher=True)
+        records.write("step", step=1, examples=64, loss=1.0, loss_task=1.0, share_task=1.0)
+        records.write(
+            "alignment", step=1, stack="encoder.self", student_layer=0, teacher_layer=1, entropy=1.0,
+            largest=0.5, coverage=1.0, collapse=0.0, weights=[[0.5, 0.5]],
+        )  # fmt: skip
+    (run,) = documented(tmp_path)["runs"]
+    (pair,) = run["alignment"]["pairs"]
+    assert (pair["alike"], pair["teacher"]) == (None, "encoder.self[1]")

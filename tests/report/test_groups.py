@@ -1,0 +1,91 @@
+import random
+
+import pytest
+from scipy import stats
+from story import write_run
+
+from amad.report.groups import _T, group_runs, interval, paired_difference
+from amad.report.run import read_run
+
+
+def test_the_interval_is_that_of_scipy():
+    numbers = random.Random(0)
+    for n in range(2, 31):
+        values = [numbers.gauss(80, 3) for _ in range(n)]
+        low, high = stats.t.interval(0.95, n - 1, stats.tmean(values), stats.sem(values))
+        found = interval(values)
+        # The table has three decimals.
+        assert (found.low, found.high) == (pytest.approx(low, rel=1e-4), pytest.approx(high, rel=1e-4))
+
+
+def test_beyond_the_table_the_interval_is_a_little_wide_never_narrow():
+    values = [float(value % 7) for value in range(200)]
+    low, high = stats.t.interval(0.95, 199, stats.tmean(values), stats.sem(values))
+    found = interval(values)
+    assert found.low < low
+    assert found.high > high
+    assert found.high - found.mean < 1.05 * (high - found.mean)
+    assert _T[-1] == pytest.approx(stats.t.ppf(0.975, 30), abs=1e-3)
+
+
+def test_one_value_has_no_interval():
+    assert interval([81.5]) == (81.5, None, None, 1)
+
+
+def runs(tmp_path, *described):
+    return [read_run(write_run(tmp_path / str(index), **one)) for index, one in enumerate(described)]
+
+
+def test_runs_that_differ_in_seed_output_and_habits_are_one_group(tmp_path):
+    habits = {
+        "learning_rate": 1e-3,
+        "max_steps": 40,
+        "logging_steps": 5,
+        "save_strategy": "steps",
+        "use_cpu": True,
+    }
+    (group,) = group_runs(
+        runs(
+            tmp_path,
+            {"accuracy": 80.0, "seed": 0},
+            {"accuracy": 82.0, "seed": 1, "output": "runs/two", "training": habits},
+            {"accuracy": 84.0, "seed": 2},
+        )
+    )
+    assert group.name == "AMAD kl"
+    assert group.score() == interval([80.0, 82.0, 84.0])
+    assert group.curve()[-1] == (2560, interval([80.0, 82.0, 84.0]))
+    assert len(group.curve()) == 4
+
+
+def test_methods_are_told_apart_and_named_by_what_differs(tmp_path):
+    slow = {"learning_rate": 5e-4, "max_steps": 40}
+    found = group_runs(runs(tmp_path, {}, {"training": slow}, {"with_teacher": False}))
+    assert [group.name for group in found] == [
+        "AMAD kl, learning_rate 0.001",
+        "AMAD kl, learning_rate 0.0005",
+        "ground truth alone",
+    ]
+
+
+def test_what_a_lone_student_does_not_use_does_not_split_its_group(tmp_path):
+    other = {"task": {"weight": 1.0}, "attention": {"weight": 2.0, "variant": "mse"}}
+    found = group_runs(
+        runs(
+            tmp_path,
+            {"with_teacher": False},
+            {"with_teacher": False, "objective": other, "teacher": "elsewhere"},
+        )
+    )
+    assert [group.name for group in found] == ["ground truth alone"]
+
+
+def test_two_methods_are_compared_at_the_seeds_that_both_have(tmp_path):
+    alone = [
+        {"with_teacher": False, "seed": seed, "accuracy": value}
+        for seed, value in ((0, 70.0), (1, 72.0), (2, 60.0))
+    ]
+    taught = [{"seed": seed, "accuracy": value} for seed, value in ((1, 78.0), (0, 74.0), (9, 99.0))]
+    first, second = group_runs(runs(tmp_path, *alone, *taught))
+    assert paired_difference(first, second) == interval([4.0, 6.0])
+    assert paired_difference(first, group_runs(runs(tmp_path / "far", {"seed": 7}))[0]) is None

@@ -1,0 +1,227 @@
+"""The page as its readers meet it: in a browser, by keyboard, on paper."""
+
+import re
+
+import pytest
+import story
+from story import write_run
+
+from amad.errors import DataError
+from amad.records import RunRecords
+from amad.report.document import build_document
+from amad.report.page import render, write_page
+from amad.report.run import read_run
+
+SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\"'&amp;"
+
+
+def page_of(out, *folders, title="runs"):
+    return write_page(build_document([read_run(folder.resolve()) for folder in folders], title), out)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Two methods, three seeds of one and two of the other, and the teacher's own run."""
+    folder = tmp_path_factory.mktemp("runs")
+    teacher = str(write_run(folder / "teacher", accuracy=95.0, with_teacher=False, teacher=None) / "model")
+    for seed, accuracy in enumerate((80.0, 82.0, 84.0)):
+        write_run(folder / f"amad{seed}", accuracy=accuracy, seed=seed, teacher=teacher)
+    for seed, accuracy in enumerate((70.0, 75.0)):
+        write_run(folder / f"alone{seed}", accuracy=accuracy, seed=seed, with_teacher=False, teacher=teacher)
+    return page_of(
+        folder / "report",
+        *(folder / name for name in ("alone0", "alone1", "amad0", "amad1", "amad2", "teacher")),
+    )
+
+
+def opened(browser, page, width=1000):
+    browser.look(width)
+    browser.open(page)
+    return browser
+
+
+def complaints(browser):
+    return [entry["message"] for entry in browser.logs("browser")]
+
+
+def test_it_opens_from_disk_without_network_or_complaint(browser, page):
+    opened(browser, page)
+    assert complaints(browser) == []
+    assert browser.requests() == [page.resolve().as_uri()]
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page.read_text())
+
+
+def test_seeds_make_one_line_with_an_interval_and_the_table_says_it(browser, page):
+    opened(browser, page)
+    chart = browser.run(
+        "return document.querySelector('[data-chart=score] svg[role=img]').getAttribute('aria-label')"
+    )
+    # The mean of 80, 82 and 84.
+    assert "AMAD kl (3 runs, 95 % interval) ends at 82.0 %." in chart
+    assert browser.run("return document.querySelectorAll('[data-chart=score] .band').length") == 2
+    rows = browser.run(
+        "return [...document.querySelectorAll('table.facts tbody tr')].map((row) => row.innerText)"
+    )
+    # 82 +- 4.303 * 2 / sqrt(3), and 82 of 95.
+    assert any(
+        re.search(r"AMAD kl\s+3\s+82\.0 % \(77\.0 to 87\.0\)\s+86\.3 %\s+100,000", row) for row in rows
+    )
+    # At equal seeds 10 and 7.
+    assert "AMAD kl less ground truth alone, at equal seeds: +8.5" in browser.text("#score")
+
+
+def test_the_arrow_keys_read_a_chart(browser, page):
+    opened(browser, page)
+    browser.run("document.querySelector('[data-chart=score] svg[role=img]').focus()")
+    browser.press("End")
+    assert "2,560 examples: ground truth alone" in browser.text("[data-chart=score] .readout")
+    browser.press("ArrowLeft")
+    # 82 * 3 / 4, the score one evaluation earlier.
+    assert "1,920 examples" in browser.text("[data-chart=score] .readout")
+    assert "61.5 %" in browser.text("[data-chart=score] .readout")
+
+
+def test_a_chart_is_also_a_table(browser, page):
+    opened(browser, page)
+    browser.click("[data-chart=score] summary")
+    assert "2,560" in browser.text("[data-chart=score] tbody tr:last-child")
+    assert "82.0 %" in browser.text("[data-chart=score] tbody tr:last-child")
+
+
+def heights(browser):
+    return browser.run(
+        "return [...document.querySelectorAll('#flow-grid figure:first-child .head.s rect')]"
+        ".map((rect) => Number(rect.getAttribute('height')))"
+    )
+
+
+def test_the_slider_moves_all_flows_to_another_step(browser, page):
+    opened(browser, page)
+    assert "step 40 of 40" in browser.text("#flow-slider")
+    first, second = heights(browser)
+    # Four teacher heads of 19 units give the first student head 0.504 each at step 40, 0.501 at step 10.
+    assert (first, second) == (
+        pytest.approx(4 * 19 * 0.504, abs=0.01),
+        pytest.approx(4 * 19 * 0.496, abs=0.01),
+    )
+    browser.run("document.getElementById('step').focus()")
+    browser.press("Home")
+    assert "step 10 of 40" in browser.text("#flow-slider")
+    assert heights(browser)[0] == pytest.approx(4 * 19 * 0.501, abs=0.01)
+    browser.press("ArrowRight")
+    assert "step 20 of 40" in browser.text("#flow-slider")
+
+
+def test_a_head_is_chosen_by_keyboard_and_its_flows_stand_out(browser, page):
+    opened(browser, page)
+    browser.run("document.querySelector('#flow-grid svg').focus()")
+    browser.press("ArrowDown")
+    assert browser.text("#flow-grid .readout") == "T0 teaches S0 50 %, S1 50 %"
+    assert (
+        browser.run("return document.querySelectorAll('#flow-grid figure:first-child .flow.on').length") == 2
+    )
+    browser.press("ArrowUp")
+    assert browser.text("#flow-grid .readout").startswith("S1 learns from T0 50 %")
+    assert (
+        browser.run("return document.querySelectorAll('#flow-grid figure:first-child .flow.on').length") == 4
+    )
+    browser.press("Escape")
+    assert browser.text("#flow-grid .readout") == ""
+
+
+def test_every_control_is_reached_by_the_tab_key(browser, page):
+    opened(browser, page)
+    reached = []
+    for _ in range(60):
+        browser.press("Tab")
+        reached.append(
+            browser.run("const a = document.activeElement; return a.id || a.tagName.toLowerCase()")
+        )
+    assert reached[0] == "a"
+    assert {"run", "step", "svg", "summary"} <= set(reached)
+
+
+def test_heads_that_nobody_prefers_and_heads_that_are_alike_are_named(browser, page):
+    opened(browser, page)
+    said = browser.text("#heads")
+    assert (
+        "2 of 4 student heads are no teacher head's first choice: S1 in encoder.self[0]; S1 in decoder.cross[0]"
+        in said
+    )
+    assert "S0 and S1 in encoder.self[0] (0.970)" in said
+    assert "T1 in encoder.self[1] (2.00 nats)" in said
+
+
+def test_another_run_is_chosen_and_the_rest_of_the_page_is_its_own(browser, page):
+    opened(browser, page)
+    browser.run("document.getElementById('run').focus()")
+    browser.press("Home")
+    browser.run("document.getElementById('run').dispatchEvent(new Event('change'))")
+    assert "No teacher's attention was compared" in browser.text("#flows")
+    assert browser.run("return document.querySelectorAll('[data-chart=losses] svg[role=img]').length") == 1
+
+
+@pytest.mark.parametrize("width", [390, 820, 1440])
+def test_nothing_is_wider_than_the_screen(browser, page, width):
+    opened(browser, page, width)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+
+
+def test_it_has_one_order_of_headings_and_a_name_for_every_picture(browser, page):
+    opened(browser, page)
+    levels = browser.run(
+        "return [...document.querySelectorAll('h1,h2,h3,h4')].map((h) => Number(h.tagName[1]))"
+    )
+    assert levels.count(1) == 1
+    assert browser.run(
+        "return [...document.querySelectorAll('svg[role=img], canvas, img')]"
+        ".every((one) => one.getAttribute('aria-label') || one.alt)"
+    )
+    assert browser.run("return document.documentElement.lang") == "en"
+    assert browser.run(
+        "return [...document.querySelectorAll('input, select')].every((one) => one.labels.length)"
+    )
+
+
+def test_names_and_texts_of_a_run_are_never_markup(browser, tmp_path):
+    folder = write_run(tmp_path / "<b>run", output=SCRIPT, student={"heads": 2, "config": {SCRIPT: SCRIPT}})
+    with RunRecords(folder / "records.jsonl") as records:
+        story.log(records, 50)
+        records.write(
+            "alignment", step=50, stack=SCRIPT, student_layer=0, teacher_layer=1, entropy=1.0, largest=0.5,
+            coverage=1.0, collapse=0.0, weights=[[0.5, 0.5]], alike=[[1, 1], [1, 1]], coverage_by_head=[1.0],
+        )  # fmt: skip
+        records.write("step", step=50, examples=1, loss=1.0, **{f"loss_{SCRIPT}": 1.0})
+    page = page_of(tmp_path / "out", folder, title=SCRIPT)
+    opened(browser, page)
+    browser.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert browser.run("return document.title") == f"{SCRIPT} · amad report"
+    assert browser.run("return document.querySelectorAll('script, main img, b').length") == 2
+    assert complaints(browser) == []
+    assert SCRIPT in browser.run("return document.querySelector('.kicker').textContent")
+    assert SCRIPT in browser.run("return document.getElementById('heads').textContent")
+
+
+def test_half_a_character_in_a_name_is_no_reason_to_fail(tmp_path):
+    folder = write_run(tmp_path / "one", output="\udcff")
+    assert page_of(tmp_path / "out", folder).is_file()
+
+
+def test_a_report_is_written_anew_but_nothing_else_is_overwritten(tmp_path):
+    folder = write_run(tmp_path / "one")
+    path = page_of(tmp_path / "out", folder)
+    assert page_of(tmp_path / "out", folder) == path
+    path.write_text("<title>my own page</title>")
+    with pytest.raises(DataError, match="is no report of amad"):
+        page_of(tmp_path / "out", folder)
+    assert path.read_text() == "<title>my own page</title>"
+    with pytest.raises(DataError, match="is a file"):
+        page_of(path, folder)
+
+
+def test_what_matters_most_is_there_without_scripts(tmp_path):
+    folder = write_run(tmp_path / "one", accuracy=81.5)
+    text = render(build_document([read_run(folder.resolve())], "runs"))
+    visible = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
+    assert "AMAD kl: 81.5 % accuracy with 100,000 parameters." in visible
+    assert "learning_rate: 0.001" in visible

@@ -1,0 +1,91 @@
+import pytest
+import story
+from story import write_run
+
+from amad.errors import DataError
+from amad.records import RunRecords
+from amad.report.run import MOST_STEPS, Place, find_runs, read_run
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path):
+    run = read_run(write_run(tmp_path / "one", accuracy=83.4))
+    assert run.with_teacher
+    assert run.score == 83.4
+    assert run.curve[0] == (10, 640, pytest.approx(83.4 / 4))
+    assert run.trained["parameters"] == 100_000
+    assert run.models["teacher"]["parameters"] == 800_000
+    losses = run.losses()
+    assert losses["steps"] == [10, 20, 30, 40]
+    assert losses["values"]["loss"] == [1.0, 0.5, pytest.approx(1 / 3), 0.25]
+    assert "grad_norm" not in losses["values"]
+    steps = run.alignment.steps()
+    assert steps[20][Place("decoder.cross", 0, 1)]["weights"] == story.weights(20)
+    assert run.train_seconds == 12.5
+
+
+def test_what_was_logged_after_a_checkpoint_that_the_run_went_back_to_is_forgotten(tmp_path):
+    tree = story.recipe()
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        story.begin(records, tree)
+        for step in (10, 20, 30):
+            story.log(records, step, loss=9.0)
+            story.score(records, step, 10.0)
+        story.begin(records, tree, resumed_from=20)
+        story.log(records, 40, loss=1.0)
+        story.score(records, 40, 50.0)
+        story.score(records, 40, 51.0)
+    run = read_run(tmp_path)
+    assert run.losses()["steps"] == [10, 20, 40]
+    assert list(run.alignment.steps()) == [10, 20, 40]
+    assert [(step, value) for step, _, value in run.curve] == [(10, 10.0), (20, 10.0), (40, 51.0)]
+    assert run.score == 51.0
+    assert run.train_seconds is None
+
+
+def test_a_loss_that_is_no_number_is_counted_and_left_out_of_the_curve(tmp_path):
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        story.begin(records, story.recipe())
+        story.log(records, 10, loss=2.0)
+        story.log(records, 20, loss=float("nan"))
+    run = read_run(tmp_path)
+    assert run.not_finite == [20]
+    assert run.losses()["values"]["loss"] == [2.0, None]
+
+
+def test_a_long_run_takes_bounded_room(tmp_path):
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        story.begin(records, story.recipe())
+        for step in range(1, 3001):
+            story.log(records, step)
+    run = read_run(tmp_path)
+    steps = list(run.alignment.steps())
+    assert len(steps) == MOST_STEPS
+    assert (steps[0], steps[-1]) == (1, 3000)
+    assert len(run.losses()["steps"]) == MOST_STEPS
+
+
+def test_a_folder_of_runs_stands_for_them_and_no_run_is_counted_twice(tmp_path):
+    write_run(tmp_path / "demo" / "alone")
+    write_run(tmp_path / "demo" / "amad")
+    found = find_runs([tmp_path / "demo", tmp_path / "demo" / "amad"])
+    assert [folder.name for folder in found] == ["alone", "amad"]
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"holds no records\.jsonl"):
+        find_runs([tmp_path])
+
+
+@pytest.mark.parametrize("tree", [{"task": "poetry"}, "text"])
+def test_records_of_something_else_are_refused(tmp_path, tree):
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        records.write("recipe", recipe=tree)
+    with pytest.raises(DataError, match="no known task"):
+        read_run(tmp_path)
+
+
+def test_records_without_a_recipe_are_refused(tmp_path):
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        records.write("note", text="alone")
+    with pytest.raises(DataError, match="names no recipe"):
+        read_run(tmp_path)
