@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from amad.report.run import Run
+from scipy import stats
 
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the next lower entry is a little wide.
-_T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+from amad.report.run import Run
 
 # What changes no result, or is told otherwise.
 _PLACES = ("output", "seed")
@@ -41,7 +37,7 @@ def interval(values: Sequence[float]) -> Interval:
     mean, n = fmean(values), len(values)
     if n < 2:
         return Interval(mean, None, None, n)
-    reach = _T[min(n - 1, len(_T)) - 1] * stdev(values) / math.sqrt(n)
+    reach = float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
     return Interval(mean, mean - reach, mean + reach, n)
 
 
@@ -108,7 +104,8 @@ def kind(run: Run) -> str:
     objective = run.recipe.get("objective") or {}
     attention = objective.get("attention")
     if attention and attention.get("weight"):
-        return f"AMAD {attention.get('variant', '')}".strip()
+        method = str(attention.get("method", "amad"))
+        return f"{'AMAD' if method == 'amad' else method.replace('_', ' ')} {attention.get('variant', '')}".strip()
     return "predictions alone"
 
 
