@@ -136,3 +136,13 @@ def test_what_was_measured_is_written_beside_the_results(amad, teacher_tree, tau
     save_file(tensors, weights, {"format": "pt"})
     other = amad.document("evaluate", amad.write(teacher_tree), "--model", "other")
     assert all(other["digests"][name] != told["digests"][name] for name in ("model", "data"))
+
+
+def test_the_training_set_is_not_read_unless_it_is_held_out_from(amad, teacher_tree, own_scenes, taught):
+    teacher_tree["data"]["root"] = str(own_scenes)
+    for path in own_scenes.glob("*_train.json"):
+        path.unlink()
+    arguments = "evaluate", amad.write(teacher_tree), "--model", taught.model
+    assert amad.document(*arguments)["questions"] == 24
+    held_out = "data.validation=null", "data.holdout={share: 0.5}"
+    assert "questions_train.json: no such file" in amad.refuse(*arguments, *held_out)

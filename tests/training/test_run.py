@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from amad.data.shapes import IMAGE_NAME, write_shapes
 from amad.errors import DataError, RecipeError, ShapeError
@@ -83,6 +84,34 @@ def test_the_curve_has_every_evaluation_and_one_at_the_end(tree):
     result = run_of(tree).train()
     assert [examples for examples, _ in result["curve"]] == [102, 144]
     assert result["accuracy"] == round(result["curve"][-1][1], 2)
+
+
+def test_figures_are_those_of_the_model_that_is_saved(tree):
+    # Of the two evaluations the one with the larger loss, which is the first, counts as the best.
+    tree["data"] |= {"train": tree["data"]["validation"]}
+    tree["training"] |= {"num_train_epochs": 30, "learning_rate": 0.03, "gradient_accumulation_steps": 1}
+    tree["training"] |= {"eval_strategy": "steps", "eval_steps": 15, "load_best_model_at_end": True}
+    tree["training"] |= {"save_strategy": "steps", "save_steps": 15, "metric_for_best_model": "loss"}
+    tree["training"] |= {"greater_is_better": True, "max_steps": 30}
+    run = run_of(tree)
+    result = run.train()
+    (_, first), (_, last) = result["curve"]
+    assert result["accuracy"] == round(first, 2) != round(last, 2)
+    saved = load_file(run.output / "model" / "model.safetensors")
+    best = load_file(run.output / "checkpoints" / "checkpoint-15" / "model.safetensors")
+    assert all(saved[name].equal(best[name]) for name in saved)
+
+
+def test_a_run_that_is_resumed_after_its_last_evaluation_tells_the_signature(tree, scenes):
+    tree["task"] = "translation"
+    tree["data"] = {"root": str(scenes), "validation": "val", "max_target_tokens": 10}
+    tree["training"] |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    tree["training"] |= {"max_steps": 2}
+    first, again = run_of(tree).train(), run_of(tree).train(resume=True)
+    assert first["BLEU"] == again["BLEU"]
+    told = [event for event in read_records(Path(tree["output"]) / "records.jsonl") if event.get("final")]
+    assert [event["signature"] for event in told] == [told[0]["signature"]] * 2
+    assert "case:lc" in told[0]["signature"]
 
 
 def test_the_model_is_saved_though_the_last_evaluation_fails(tree, monkeypatch):

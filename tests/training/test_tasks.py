@@ -57,6 +57,7 @@ def test_captions_are_scored_as_the_scorers_do_from_our_tokens_and_the_signature
         "Bleu_4": direct.corpus["Bleu_4"],
         "signature": direct.signature,
     }
+    assert task.signature == direct.signature
     assert scores["CIDEr"] > 0
     assert scores["signature"].startswith("tokenizer:amad-ptb|java:no|")
     assert task.main_figure == "CIDEr"
@@ -79,6 +80,7 @@ def test_translations_are_scored_by_sacrebleu_without_case(scenes):
     said[0], said[1] = said[1], said[0]
     direct = score_translations([references], said, lowercase=True)
     assert task.score(said) == {"BLEU": direct.bleu, "signature": direct.signatures["BLEU"]}
+    assert task.signature == direct.signatures["BLEU"]
     assert 0 < direct.bleu < 100
     assert task.score([one.upper() for one in references])["BLEU"] == pytest.approx(100)
 

@@ -58,7 +58,6 @@ class TrainingRun:
         self.console = console
         self.parts = RunParts(recipe, with_teacher=with_teacher, console=console)
         self.output = Path(recipe.output)
-        self._signature: str | None = None
         if recipe.model is None and not recipe.distils:
             raise RecipeError(
                 "the recipe has neither 'model' nor 'teacher' and 'student'. amad train needs model, or teacher "
@@ -182,19 +181,23 @@ class TrainingRun:
                 records.write("timing", **{key: result[key] for key in ("train_seconds", "examples_seen")})
                 figures = {name: result[name] for name in self.parts.task.figures if name in result}
                 if figures:
-                    signature = {} if self._signature is None else {"signature": self._signature}
-                    records.write("metrics", final=True, **figures, **signature)
+                    signature = self.parts.task.signature
+                    told = {} if signature is None else {"signature": signature}
+                    records.write("metrics", final=True, **figures, **told)
         return result
 
     def _result(self, trainer: DistillationTrainer, seconds: float) -> dict[str, Any]:
         state, task = trainer.state, self.parts.task
         main = f"eval_{task.main_figure}"
-        if task.is_scored and not any(
-            entry["step"] == state.global_step and main in entry for entry in state.log_history
-        ):
-            trainer.evaluate()
         scored = [entry for entry in state.log_history if main in entry]
         curve = [(self.examples_seen(entry["step"]), entry[main]) for entry in scored]
+        # What is saved may be an earlier model than the one that was evaluated last.
+        best = self.arguments.load_best_model_at_end
+        if task.is_scored and (best or not any(entry["step"] == state.global_step for entry in scored)):
+            trainer.evaluate()
+            scored.append(state.log_history[-1])
+            if not best:
+                curve.append((self.examples_seen(state.global_step), scored[-1][main]))
         result: dict[str, Any] = {
             "output": str(self.output),
             "model": str(self.output / MODEL_FOLDER),
@@ -240,7 +243,7 @@ class TrainingRun:
         tokens = tokens.masked_fill(tokens < 0, int(self.parts.tokenizer.pad_token_id or 0))
         said = self.parts.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         scores = self.parts.task.score(said)
-        self._signature = scores.pop("signature", None)
+        scores.pop("signature", None)
         return scores
 
     def _list_bad_examples(self) -> None:

@@ -77,6 +77,11 @@ class LearnedTask(ABC):
             DataError: if it has, and the scorer is not installed.
         """
 
+    @property
+    def signature(self) -> str | None:
+        """What the scorer says of how it scores, whatever the texts; None where it says nothing."""
+        return None
+
     @abstractmethod
     def score(self, said: Sequence[str]) -> dict[str, Any]:
         """The ``figures`` of one text per validation item, and ``signature`` where the scorer has one.
@@ -188,6 +193,11 @@ class CaptionTask(LearnedTask):
         caption_metrics.refuse_missing()
         return True
 
+    @property
+    def signature(self) -> str:
+        """How captions became tokens, and the scorers' version."""
+        return caption_metrics.score_captions({0: ["a"]}, {0: "a"}, meteor=False, java=False).signature
+
     def score(self, said: Sequence[str]) -> dict[str, Any]:
         """``CIDEr``, ``Bleu_4`` and ``signature``."""
         assert self.validation is not None
@@ -251,6 +261,11 @@ class TranslationTask(LearnedTask):
             return False
         translation_metrics.refuse_missing()
         return True
+
+    @property
+    def signature(self) -> str:
+        """sacreBLEU's."""
+        return translation_metrics.score_translations([["a"]], ["a"], lowercase=True).signatures["BLEU"]
 
     def score(self, said: Sequence[str]) -> dict[str, Any]:
         """``BLEU`` and ``signature``."""
