@@ -57,6 +57,9 @@ METHODS: dict[str, Method] = {
     ),
     "assigned": _attention("one to one in the best order, divergence", "assigned"),
     "assigned-mse": _attention("one to one in the best order, distance", "assigned", "mse"),
+    "head_mean": _attention("mean of the teacher's heads to mean of the student's, divergence", "head_mean"),
+    "learned": _attention("a trained mixture of student heads for every teacher head, divergence", "learned"),
+    "learned-mse": _attention("a trained mixture for every teacher head, distance", "learned", "mse"),
 }
 """Every method by the name that commands and tables have for it."""
 

@@ -80,6 +80,11 @@ class AttentionAlignment(AlignedAttention):
         for pair, (n_queries, n_keys) in (projection_shapes or {}).items():
             self._add_projection(pair, n_queries, n_keys)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether there are projections."""
+        return self.variant == "projected"
+
     def prepare(
         self,
         student: Mapping[SiteKey, AttentionRecord],

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from amad.axes import SitePair
 from amad.losses.aligned import AlignedAttention
 from amad.losses.amad import AttentionAlignment
+from amad.losses.head_mean import HeadMean
+from amad.losses.learned import LearnedMixture
 from amad.losses.pairs import PairTerm, check_choice
 from amad.losses.rivals import AssignedHeads, MeanOfHeads, NearestHead, OneToOne
 from amad.losses.variants import VARIANTS
@@ -14,6 +16,8 @@ _MIXTURES: dict[str, type[AlignedAttention]] = {
     "mean": MeanOfHeads,
     "nearest": NearestHead,
     "assigned": AssignedHeads,
+    "head_mean": HeadMean,
+    "learned": LearnedMixture,
 }
 
 

@@ -38,14 +38,21 @@ class PairTerm(Term):
                 )
         self.pairs = tuple(pairs)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the term trains something of its own, which :meth:`prepare` makes."""
+        return False
+
     def prepare(
         self,
         student: Mapping[SiteKey, AttentionRecord],
         teacher: Mapping[SiteKey, AttentionRecord] | None = None,
     ) -> None:
-        """Make what the term trains, of the size of these records; for most terms nothing.
+        """Make what the term trains and has not made yet, for records like these. Call it before an optimizer is made.
 
-        Call it before an optimizer is made.
+        Args:
+            student: The student's records.
+            teacher: The teacher's records, where they matter.
 
         Raises:
             CaptureError: if a site of a pair was not recorded.

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-AttentionMethod = Literal["amad", "one_to_one", "mean", "nearest", "assigned"]
+AttentionMethod = Literal["amad", "one_to_one", "mean", "nearest", "assigned", "head_mean", "learned"]
 AttentionVariant = Literal["kl", "mse", "projected", "token"]
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -11,5 +11,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "mean": ("kl", "mse"),
     "nearest": ("kl", "mse"),
     "assigned": ("kl", "mse"),
+    "head_mean": ("kl",),
+    "learned": ("kl", "mse"),
 }
 """Per method its variants."""

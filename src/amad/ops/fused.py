@@ -46,23 +46,28 @@ def fused_loss(student: AttentionRecord, teacher: AttentionRecord, loss: Loss) -
 
     The same as the loss of the operators themselves. In the ``chunked`` form, the gradient is made at once: the
     parts of it that come from different operators share one sweep over the maps, small maps are kept from one sweep
-    to the next, and nothing is left of them when this returns. Tensors beside the records get no gradient.
+    to the next, and nothing is left of them when this returns. Tensors beside the records get no gradient; where one
+    has to, compute the loss of :class:`PlainOperators`.
     """
     with torch.autocast(student.query.device.type, enabled=False):
         if choose_backend(student, teacher) != "chunked":
-            return loss(_Plain(student, teacher))
+            return loss(PlainOperators(student, teacher))
         pair, tensors = detach_pair(student, teacher)
         return _FusedLoss.apply(pair, loss, *tensors)  # type: ignore[no-untyped-call, no-any-return]
 
 
-class _Plain:
+class PlainOperators:
+    """The operators one by one, as they are: gradients flow to the alignment as well, wherever it comes from."""
+
     def __init__(self, student: AttentionRecord, teacher: AttentionRecord) -> None:
         self.records = (student, teacher)
 
     def gram(self) -> AttentionGram:
+        """See :class:`Operators`."""
         return attention_gram(*self.records)
 
-    def kl(self, alignment: Tensor) -> Tensor:
+    def kl(self, alignment: Float[Tensor, "#batch teacher student"]) -> Float[Tensor, "batch teacher"]:
+        """See :class:`Operators`."""
         return aligned_kl(*self.records, alignment.expand(self.records[0].n_batch, -1, -1))
 
 

@@ -177,7 +177,7 @@ class RunParts:
 
     @cached_property
     def objective(self) -> Objective:
-        """The loss, with the parameters that the ``projected`` variant trains."""
+        """The loss, with the parameters that it trains itself."""
         chosen = self.recipe.objective
         terms: dict[str, tuple[float, Term]] = {}
         if chosen.task is not None:
@@ -199,8 +199,8 @@ class RunParts:
                 detach_alignment=chosen.attention.detach_alignment,
                 projection=chosen.attention.projection,
             )
-            if chosen.attention.variant == "projected":
-                attention.prepare(self.student_records())
+            if attention.is_trained:
+                attention.prepare(self.student_records(), self.teacher_records())
             terms["attention"] = (chosen.attention.weight, attention)
         return Objective(terms)
 

@@ -1,0 +1,53 @@
+"""Divergence between the means over the heads of both models."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amad.axes import SitePair
+from amad.capture.record import AttentionRecord
+from amad.losses.rivals import MeanOfHeads
+from amad.ops.aligned_kl.reference import mean_over_rows, mixture_kl
+from amad.ops.maps import BLOCK_NUMBERS
+from amad.ops.resampling import common_dtype, match_tokens, whole
+
+
+class HeadMean(MeanOfHeads):
+    """The mean of the teacher's heads teaches the mean of the student's.
+
+        Ht KL( mean_i T_i || mean_j S_j )    in nats, the mean over query rows
+
+    TextBrewer's ``attention_ce_mean`` (Yang et al. 2020, arXiv:2002.12620) is its cross entropy, without the factor
+    Ht, which stands here for the sum over teacher heads of every other method.
+
+    The cross entropy is linear in the teacher's map, so this is the ``kl`` of :class:`MeanOfHeads` less a constant,
+    sum_i KL( T_i || mean_l T_l ), which is how far the teacher's heads are apart: both have the same gradient, and as
+    training they are one method. The value can be zero here. Figures of the alignment are those of ``mean``.
+    """
+
+    variants: ClassVar[tuple[str, ...]] = ("kl",)
+
+    def _loss(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
+    ) -> Float[Tensor, " batch"]:
+        return super()._loss(pair, student, teacher) - distance_of_heads(student, teacher)
+
+
+@torch.no_grad()
+def distance_of_heads(student: AttentionRecord, teacher: AttentionRecord) -> Float[Tensor, " batch"]:
+    """sum_i KL( T_i || mean_l T_l ) of the teacher in nats, the mean over the rows that count in both models.
+
+    On the student's tokens, some rows at a time.
+    """
+    on_student, on_teacher = match_tokens(student, teacher)
+    dtype = common_dtype(student, teacher)
+    n_rows = max(BLOCK_NUMBERS // (teacher.n_batch * teacher.n_heads * student.n_keys), 1)
+    sums = []
+    for rows in on_student.row_slices(n_rows):
+        keep = on_student.keep(rows) & on_teacher.keep(rows)
+        maps = whole(on_teacher.rows(rows, dtype).masked_fill(~keep[:, None, :, None], 0.0)).flatten(2)
+        mean = maps.new_full((len(maps), teacher.n_heads, teacher.n_heads), 1 / teacher.n_heads)
+        sums.append((mixture_kl(maps, maps, mean), keep.sum(1, keepdim=True)))
+    return mean_over_rows(sums).sum(-1)
