@@ -9,7 +9,8 @@ Two things of upstream are kept because published weights were trained, and are 
 
 * The answer decoder of BLIP for questions does not see the padding mask of the question: upstream hands the
   mask to its cross-attention under a name that is not read. Padded positions of a question are attended to,
-  so a teacher's cross maps depend on how far its batch was padded.
+  so its answers depend on how far a batch was padded. BLIP's authors mask them, and so does
+  :mod:`amad.models.blip_seq2seq`; on questions without padding all agree.
 * Vision maps that ``output_attentions`` returns are those after dropout, text maps those before.
 """
 
@@ -107,6 +108,8 @@ class DispatchedBlipTextSelfAttention(BlipTextSelfAttention):  # type: ignore[mi
     # The mask that arrives says all there is to causality: see DispatchedBlipTextEncoder.
     is_causal = False
     maps_after_dropout = False
+    # Whether the mask that upstream loses is used: see the module's docstring.
+    hides_padding = False
 
     def forward(
         self,
@@ -119,7 +122,7 @@ class DispatchedBlipTextSelfAttention(BlipTextSelfAttention):  # type: ignore[mi
     ) -> tuple[Tensor, Tensor | None]:
         """States of the same shape, and the maps where the implementation builds them."""
         crosses = encoder_hidden_states is not None
-        mask = encoder_attention_mask if crosses else attention_mask
+        mask = encoder_attention_mask if crosses and not self.hides_padding else attention_mask
         query = self._split_heads(self.query(hidden_states))
         source = encoder_hidden_states if encoder_hidden_states is not None else hidden_states
         key, value = self._keys_and_values(source, crosses, past_key_values)

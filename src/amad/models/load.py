@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from amad.errors import CheckpointError
-from amad.models.blip import dispatch_attention
+from amad.models.blip_seq2seq import as_seq2seq
 from amad.models.checkpoint import (
     as_checkpoint_error,
     check_any_file,
@@ -92,7 +92,7 @@ def load_model(
             **options,
         )
     _check_keys(where, type(model).__name__, info, ignore_unexpected)
-    dispatch_attention(model)
+    as_seq2seq(model)
     return model  # type: ignore[no-any-return]
 
 
@@ -110,7 +110,7 @@ def load_empty_model(
         model = (
             builder._from_config(config) if hasattr(builder, "_from_config") else builder.from_config(config)
         )
-    dispatch_attention(model)
+    as_seq2seq(model)
     return model  # type: ignore[no-any-return]
 
 

@@ -9,6 +9,7 @@ from transformers import BlipForQuestionAnswering, PreTrainedConfig, PreTrainedM
 
 from amad.errors import RecipeError, ShapeError
 from amad.models.blip import dispatch_attention
+from amad.models.blip_seq2seq import as_seq2seq, is_seq2seq
 from amad.models.parts import find_parts
 from amad.models.sizes import Size, source_layer, student_config
 
@@ -63,7 +64,7 @@ def build_student(
         _copy_layers(teacher, student)
     if getattr(teacher, "generation_config", None) is not None:
         student.generation_config = copy.deepcopy(teacher.generation_config)
-    return dispatch_attention(student).eval()
+    return (as_seq2seq if is_seq2seq(teacher) else dispatch_attention)(student).eval()
 
 
 def check_compatible(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
