@@ -1,12 +1,16 @@
 """The ``data`` section of a recipe, one form per task."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Task = Literal["vqa", "captions", "translation"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class Section(BaseModel):
@@ -50,6 +54,21 @@ class Holdout(Section):
     seed: int = 0
 
 
+class RegionFiles(Section):
+    """Features of image regions, extracted beforehand, in the place of images.
+
+    Attributes:
+        files: VL-T5's ``.h5`` or LXMERT's ``.tsv``, one or several; an image is looked up in each in turn, by its
+            file name without folders and ending.
+        n_regions: Regions that every image must have; any number when null.
+        n_features: Length of a feature.
+    """
+
+    files: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
+    n_regions: int | None = Field(36, gt=0)
+    n_features: int = Field(2048, gt=0)
+
+
 class DataSection(Section):
     """What the data of every task has.
 
@@ -57,11 +76,13 @@ class DataSection(Section):
         root: Folder that every file below is in.
         on_bad_example: ``raise`` refuses the first example that breaks a rule. ``skip`` leaves such examples out,
             counts them and lists them in the run's folder; every image is then decoded once before training.
+        regions: Features of image regions instead of images; no folder of images is then needed.
         image_cache_gib: Decoded images kept in memory.
     """
 
     root: str
     on_bad_example: Literal["raise", "skip"] = "raise"
+    regions: RegionFiles | None = None
     image_cache_gib: NonNegative = 1.0
 
     @property

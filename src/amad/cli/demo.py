@@ -123,12 +123,9 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
     from amad.evaluation.efficiency import compare_latency, count_parameters
     from amad.evaluation.evaluate import accuracy, answer_questions
     from amad.models.load import load_model
-    from amad.training.tasks import load_task
 
     data = run.recipe.data.model_copy(update={"max_validation_questions": None})
-    validation = cast(
-        VqaDataset, load_task(data, run.recipe.seed, run.parts.image_transform.resize).validation
-    )
+    validation = cast(VqaDataset, run.parts.task_of(data).validation)
     # All on the CPU, wherever they were trained, so that latencies compare.
     folders = {"teacher": run.recipe.teacher, **students}
     models = {name: load_model(folder, dtype=torch.float32) for name, folder in folders.items()}

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from amad.data.problems import Pictured, PicturedExample, Problems
 from amad.data.region_files import H5Regions, TsvRegions
+from amad.data.waiting import Wait, unseen
 from amad.errors import DataError
 
 BOX_TOLERANCE = 1e-5
@@ -22,10 +23,12 @@ class RegionFeatures:
     Attributes:
         features: One row per region, float32.
         boxes: (x1, y1, x2, y2) of each region in parts of the image's width and height, from 0 to 1, float32.
+        size: Width and height of the image in pixels.
     """
 
     features: Float[np.ndarray, "region feature"]
     boxes: Float[np.ndarray, "region 4"]
+    size: tuple[int, int]
 
 
 class Regions:
@@ -96,7 +99,7 @@ class Regions:
                 f"{where}: a box must lie inside of the image of {size[0]} x {size[1]} pixels but reaches from "
                 f"{boxes.min():.4f} to {boxes.max():.4f} of it. Check that boxes are in pixels of that image."
             )
-        return RegionFeatures(features, boxes.clip(0, 1))
+        return RegionFeatures(features, boxes.clip(0, 1), size)
 
     def classes(self, name: str) -> list[tuple[int, int]]:
         """Object and attribute class of each region of an image, as the detector numbers them.
@@ -126,22 +129,48 @@ class Regions:
 
 
 def with_regions(
-    examples: Sequence[PicturedExample], regions: Regions, problems: Problems | None = None
+    examples: Sequence[PicturedExample],
+    regions: Regions,
+    source: Path,
+    problems: Problems,
+    wait: Wait = unseen,
 ) -> list[PicturedExample]:
     """The examples that ``regions`` has good entries of, found before any training.
+
+    Where bad examples are left out, every feature and box is read; otherwise only their number and size, and
+    one that is not finite or leaves the image is found when it is needed.
+
+    Args:
+        examples: What was read from ``source``.
+        regions: The region features.
+        source: The file that names the images.
+        problems: What to do about an image without good features.
+        wait: Shows how far it is.
 
     Raises:
         DataError: at the first that it has not, unless ``problems`` skips; if none is left, always.
     """
-    problems = problems or Problems()
+    look = regions.__getitem__ if problems.skips else regions.check
+    stems = list(dict.fromkeys(example.stem for example in examples))
+    wrong: dict[str, str] = {}
+    with wait("reading region features", len(stems)) as advance:
+        for done, stem in enumerate(stems, start=1):
+            try:
+                look(stem)
+            except DataError as error:
+                wrong[stem] = str(error)
+                if not problems.skips:
+                    break
+            advance(done, len(stems))
     kept = []
     for example in examples:
-        with problems.at(regions.paths[0], f"image {example.stem}"):
-            regions.check(example.stem)
+        with problems.at(source, example.entry):
+            if example.stem in wrong:
+                raise DataError(f"{wrong[example.stem]} Needed by {source}, {example.entry}.")
             kept.append(example)
     if examples and not kept:
         raise DataError(
-            f"{', '.join(map(str, regions.paths))}: none of {len(examples)} images has region features. "
+            f"{', '.join(map(str, regions.paths))}: none of {len(examples)} examples has region features. "
             "Check that the file belongs to the split."
         )
     return kept

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from amad.data.images import Pixels, open_image
+from amad.data.regions import Regions, visual_inputs
 from amad.data.vqa_files import OFFICIAL_IMAGE_NAME, VqaExample, read_blip, read_vlt5, read_vqa_v2
 from amad.errors import DataError
 
@@ -94,9 +95,9 @@ class ImageCache:
 class VqaDataset(Dataset[dict[str, Any]]):
     """Examples as items for ``Seq2SeqCollator``.
 
-    An item has ``text``, ``target``, ``weight`` (the soft score of the target), ``index``, and ``image``
-    (pixels) where the example has one. Examples without any answer have the target "" at weight 0, as in
-    VL-T5, so they add nothing to the loss.
+    An item has ``text``, ``target``, ``weight`` (the soft score of the target), ``index``, and either ``image``
+    (pixels) or ``vis_feats`` and ``boxes`` where the example has one. Examples without any answer have the
+    target "" at weight 0, as in VL-T5, so they add nothing to the loss.
 
     While training the target is sampled in proportion to the soft scores, as in VL-T5, by a rule of seed,
     epoch and index alone: the order of reading, the number of workers and an interruption change nothing.
@@ -107,6 +108,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
         training: Sample targets.
         prompt: The text; ``{question}`` is replaced.
         seed: Of the sampling.
+        regions: Give region features instead of pixels; see ``with_regions``.
         cache_bytes: Bytes of decoded images to keep in memory.
         prepare: Makes the array of an image before it is kept; see ``ImageCache``.
     """
@@ -117,6 +119,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
         training: bool,
         prompt: str = "vqa: {question}",
         seed: int = 0,
+        regions: Regions | None = None,
         cache_bytes: int = GIB,
         prepare: Callable[[Image.Image], Pixels] | None = None,
     ) -> None:
@@ -128,6 +131,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
         self.training = training
         self.prompt = prompt
         self.seed = seed
+        self.regions = regions
         self.images = ImageCache(cache_bytes, prepare)
         # Shared, so that a loader's workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64)
@@ -144,19 +148,16 @@ class VqaDataset(Dataset[dict[str, Any]]):
         """The item.
 
         Raises:
-            DataError: if its image is truncated.
+            DataError: if its image or its region features cannot be read.
         """
         example = self.examples[index]
         target, weight = self._sample(index) if self.training else example.best_answer
-        item: dict[str, Any] = {
+        return {
             "text": self.text(index),
             "target": target,
             "weight": weight,
             "index": index,
-        }
-        if example.image is not None:
-            item["image"] = self.images[example.image]
-        return item
+        } | visual_inputs(example, self.images.__getitem__, self.regions)
 
     def text(self, index: int) -> str:
         """What the text encoder reads; needs no image."""

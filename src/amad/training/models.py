@@ -19,6 +19,7 @@ import amad.models.vlt5  # noqa: F401 - registers the model type
 from amad.errors import RecipeError, ShapeError
 from amad.models.load import load_tokenizer
 from amad.recipe import nearest_key
+from amad.recipe_data import RegionFiles
 
 _LONGEST_REASON = 300
 
@@ -73,6 +74,33 @@ def weights_digest(model: torch.nn.Module) -> str:
         # numpy knows no bfloat16, but every type has bytes.
         digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def check_sight(model: PreTrainedModel, regions: RegionFiles | None) -> None:
+    """See that a model reads what the data shows it: images, or region features of one length.
+
+    Raises:
+        RecipeError: if it reads the other, or features of another length.
+    """
+    source = getattr(model.config, "visual_source", None)
+    kind = type(model).__name__
+    if regions is None and source == "regions":
+        raise RecipeError(
+            f"{kind} reads region features (visual_source is regions), and the recipe has none. Give "
+            f"data.regions.files, or a model that reads images."
+        )
+    if regions is None:
+        return
+    if source != "regions":
+        raise RecipeError(
+            f"the recipe has data.regions, and {kind} reads images. Leave data.regions out, or give a VL-T5 "
+            f"whose visual_source is regions."
+        )
+    if model.config.feat_dim != regions.n_features:
+        raise RecipeError(
+            f"data.regions.n_features is {regions.n_features}, and {kind} reads features of length "
+            f"{model.config.feat_dim}. Give the features that the model was made for, or set its feat_dim."
+        )
 
 
 def check_same_words(student: str, teacher: PreTrainedTokenizerBase) -> None:

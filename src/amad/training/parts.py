@@ -23,9 +23,10 @@ from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
+from amad.recipe_data import CaptionData, TranslationData, VqaData
 from amad.training.callbacks import counted, progress_bar
 from amad.training.importance import measure_importance
-from amad.training.models import check_same_words, new_model
+from amad.training.models import check_same_words, check_sight, new_model
 from amad.training.pairing import Pairing
 from amad.training.tasks import LearnedTask, TaskDataset, load_task
 
@@ -69,8 +70,13 @@ class RunParts:
         return load_tokenizer(folder) if folder else train_tokenizer(self.datasets[0].texts())
 
     @cached_property
-    def image_transform(self) -> ImageTransform:
-        """What makes pixels of images, as the checkpoint says, or at the size in the configuration."""
+    def image_transform(self) -> ImageTransform | None:
+        """What makes pixels of images, as the checkpoint says, or at the size in the configuration.
+
+        None where the data gives region features.
+        """
+        if self.recipe.data.regions is not None:
+            return None
         if self._home is not None:
             return load_image_transform(self._home)
         config = (self.recipe.model.config or {}) if self.recipe.model is not None else {}
@@ -85,9 +91,12 @@ class RunParts:
     @cached_property
     def task(self) -> LearnedTask:
         """What is learned, with its data and its score."""
-        return load_task(
-            self.recipe.data, self.recipe.seed, self.image_transform.resize, partial(counted, self.console)
-        )
+        return self.task_of(self.recipe.data)
+
+    def task_of(self, data: VqaData | CaptionData | TranslationData) -> LearnedTask:
+        """The task with other data, read as the run's own."""
+        prepare = None if self.image_transform is None else self.image_transform.resize
+        return load_task(data, self.recipe.seed, prepare, partial(counted, self.console))
 
     @property
     def datasets(self) -> tuple[TaskDataset, TaskDataset | None]:
@@ -129,6 +138,16 @@ class RunParts:
             return load_model(recipe.model.path, dtype=torch.float32)
         config_values = (recipe.model.config or {}) if recipe.model is not None else {}
         return new_model(config_values, self.tokenizer, recipe.seed)
+
+    def check_sight(self) -> None:
+        """See that every model reads what the data shows it.
+
+        Raises:
+            RecipeError: if one does not.
+        """
+        for model in (self.model, self.teacher):
+            if model is not None:
+                check_sight(model, self.recipe.data.regions)
 
     @cached_property
     def sites(self) -> dict[str, list[Site]]:

@@ -10,6 +10,7 @@ from amad.data.captions import CaptionExample, read_blip_captions, read_coco_cap
 from amad.data.decoding import keep_whole
 from amad.data.paths import fill_template, inside
 from amad.data.problems import Problems
+from amad.data.regions import Regions, with_regions
 from amad.data.translation import TranslationExample, read_multi30k
 from amad.data.vqa import (
     OFFICIAL_IMAGE_NAME,
@@ -69,8 +70,27 @@ class Splits(ABC, Generic[Data, Example]):
             DataError: if a file is missing, malformed or outside of the root.
         """
 
+    @cached_property
+    def regions(self) -> Regions | None:
+        """Region features of all images; None where images are read themselves.
+
+        Raises:
+            DataError: if a file of them is missing, of another kind or outside of the root.
+        """
+        given = self.data.regions
+        if given is None:
+            return None
+        files = [inside(self.root, name, "data.regions.files") for name in given.files]
+        return Regions(files, given.n_regions, given.n_features)
+
+    def _images(self, folder: str, key: str) -> Path | None:
+        """The folder of images; None where none is needed."""
+        return inside(self.root, folder, key) if self.data.regions is None else None
+
     def _seen(self, examples: list[Example], source: Path) -> list[Example]:
-        """The examples of ``source``; where bad ones are left out, without those whose image is broken."""
+        """The examples of ``source`` that have region features; where bad ones are left out, whose image is whole."""
+        if self.regions is not None:
+            return with_regions(examples, self.regions, source, self.problems, self._wait)
         if not self.problems.skips:
             return examples
         return keep_whole(examples, source, self.problems, self._wait)
@@ -109,7 +129,7 @@ class VqaSplits(Splits[VqaData, VqaExample]):
 
     def _read(self, files: VqaFiles, key: str) -> list[VqaExample]:
         questions = inside(self.root, files.questions, f"{key}.questions")
-        images = inside(self.root, files.images, f"{key}.images")
+        images = self._images(files.images, f"{key}.images")
         if files.format == "blip":
             found = read_blip(questions, images, self.problems)
         elif files.format == "vl-t5":
@@ -146,7 +166,7 @@ class CaptionSplits(Splits[CaptionData, CaptionExample]):
 
     def _read(self, files: CaptionFiles, key: str) -> list[CaptionExample]:
         captions = inside(self.root, files.captions, f"{key}.captions")
-        images = inside(self.root, files.images, f"{key}.images")
+        images = self._images(files.images, f"{key}.images")
         if files.format == "blip":
             found = read_blip_captions(captions, images, problems=self.problems)
         elif files.format == "karpathy":
@@ -181,7 +201,7 @@ class TranslationSplits(Splits[TranslationData, TranslationExample]):
             )
         key = "data.image_names"
         names = inside(self.root, fill_template(data.image_names, key, split=split), key)
-        images = inside(self.root, data.images, "data.images")
+        images = self._images(data.images, "data.images")
         return self._seen(read_multi30k(source, target, names, images, self.problems), names)
 
     def _sentences(self, split: str, language: str) -> Path:

@@ -39,6 +39,12 @@ class LearnedTask(ABC):
     figures: ClassVar[dict[str, int]]
     results_file: ClassVar[str] = "results.json"
     splits: Splits[Any, Any]
+    _common: dict[str, Any]
+
+    @property
+    def _seen(self) -> dict[str, Any]:
+        """What every data set of the task is made with."""
+        return {**self._common, "regions": self.splits.regions}
 
     @property
     def problems(self) -> Problems:
@@ -100,7 +106,7 @@ class VqaTask(LearnedTask):
     Args:
         data: The recipe's data.
         seed: Of the sampling of answers.
-        prepare: Makes the array of an image before it is kept in memory.
+        prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
 
     Raises:
@@ -110,21 +116,21 @@ class VqaTask(LearnedTask):
     items = training_items = "questions"
     figures: ClassVar[dict[str, int]] = {"accuracy": 2}
 
-    def __init__(self, data: VqaData, seed: int, prepare: Prepare, wait: Wait = unseen) -> None:
+    def __init__(self, data: VqaData, seed: int, prepare: Prepare | None, wait: Wait = unseen) -> None:
         self.splits = VqaSplits(data, wait)
         self._seed = seed
-        self._common: dict[str, Any] = {"prompt": data.prompt, **_pixels(data, prepare)}
+        self._common = {"prompt": data.prompt, **_pixels(data, prepare)}
 
     @cached_property
     def train(self) -> VqaDataset:
         """Questions with sampled answers."""
-        return VqaDataset(self.splits.train, training=True, seed=self._seed, **self._common)
+        return VqaDataset(self.splits.train, training=True, seed=self._seed, **self._seen)
 
     @cached_property
     def validation(self) -> VqaDataset | None:
         """Questions with their best answer."""
         found = self.splits.validation
-        return None if found is None else VqaDataset(found, training=False, **self._common)
+        return None if found is None else VqaDataset(found, training=False, **self._seen)
 
     @property
     def is_scored(self) -> bool:
@@ -159,7 +165,7 @@ class CaptionTask(LearnedTask):
 
     Args:
         data: The recipe's data.
-        prepare: Makes the array of an image before it is kept in memory.
+        prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
 
     Raises:
@@ -170,20 +176,20 @@ class CaptionTask(LearnedTask):
     training_items = "captions"
     figures: ClassVar[dict[str, int]] = {"CIDEr": 4, "Bleu_4": 4}
 
-    def __init__(self, data: CaptionData, prepare: Prepare, wait: Wait = unseen) -> None:
+    def __init__(self, data: CaptionData, prepare: Prepare | None, wait: Wait = unseen) -> None:
         self.splits = CaptionSplits(data, wait)
-        self._common: dict[str, Any] = {"prompt": data.prompt, **_pixels(data, prepare)}
+        self._common = {"prompt": data.prompt, **_pixels(data, prepare)}
 
     @cached_property
     def train(self) -> CaptionDataset:
         """One item per caption."""
-        return CaptionDataset(self.splits.train, training=True, **self._common)
+        return CaptionDataset(self.splits.train, training=True, **self._seen)
 
     @cached_property
     def validation(self) -> CaptionDataset | None:
         """One item per image."""
         found = self.splits.validation
-        return None if found is None else CaptionDataset(found, training=False, **self._common)
+        return None if found is None else CaptionDataset(found, training=False, **self._seen)
 
     @property
     def is_scored(self) -> bool:
@@ -227,7 +233,7 @@ class TranslationTask(LearnedTask):
 
     Args:
         data: The recipe's data.
-        prepare: Makes the array of an image before it is kept in memory.
+        prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
 
     Raises:
@@ -238,21 +244,21 @@ class TranslationTask(LearnedTask):
     figures: ClassVar[dict[str, int]] = {"BLEU": 2}
     results_file = "results.txt"
 
-    def __init__(self, data: TranslationData, prepare: Prepare, wait: Wait = unseen) -> None:
+    def __init__(self, data: TranslationData, prepare: Prepare | None, wait: Wait = unseen) -> None:
         self.splits = TranslationSplits(data, wait)
         prompt = data.prompt or translation_prompt(data.source, data.target)
-        self._common: dict[str, Any] = {"prompt": prompt, **_pixels(data, prepare)}
+        self._common = {"prompt": prompt, **_pixels(data, prepare)}
 
     @cached_property
     def train(self) -> TranslationDataset:
         """Sentences with their translation."""
-        return TranslationDataset(self.splits.train, **self._common)
+        return TranslationDataset(self.splits.train, **self._seen)
 
     @cached_property
     def validation(self) -> TranslationDataset | None:
         """Likewise."""
         found = self.splits.validation
-        return None if found is None else TranslationDataset(found, **self._common)
+        return None if found is None else TranslationDataset(found, **self._seen)
 
     @property
     def is_scored(self) -> bool:
@@ -281,14 +287,14 @@ class TranslationTask(LearnedTask):
 
 
 def load_task(
-    data: VqaData | CaptionData | TranslationData, seed: int, prepare: Prepare, wait: Wait = unseen
+    data: VqaData | CaptionData | TranslationData, seed: int, prepare: Prepare | None, wait: Wait = unseen
 ) -> LearnedTask:
     """The task that data of this form is for.
 
     Args:
         data: The recipe's data.
         seed: Of what is sampled of the data.
-        prepare: Makes the array of an image before it is kept in memory.
+        prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
 
     Raises:
@@ -301,7 +307,7 @@ def load_task(
     return VqaTask(data, seed, prepare, wait)
 
 
-def _pixels(data: DataSection, prepare: Prepare) -> dict[str, Any]:
+def _pixels(data: DataSection, prepare: Prepare | None) -> dict[str, Any]:
     return {"cache_bytes": int(data.image_cache_gib * GIB), "prepare": prepare}
 
 
