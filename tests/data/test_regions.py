@@ -1,5 +1,6 @@
 import base64
 import pickle
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from amad.data.problems import Problems
 from amad.data.regions import Regions, with_regions
 from amad.data.tokens import train_tokenizer
 from amad.data.translation import TranslationDataset, TranslationExample
+from amad.data.vqa import VqaDataset, VqaExample
 from amad.errors import DataError
 
 h5py = pytest.importorskip("h5py")
@@ -64,6 +66,7 @@ def test_features_are_as_stored_and_boxes_in_parts_of_the_image(tmp_path, write,
         found = regions[image]
         assert found.features.dtype == found.boxes.dtype == np.float32
         np.testing.assert_array_equal(found.features, features)
+        assert found.size == (WIDTH, HEIGHT)
         np.testing.assert_allclose(found.boxes, boxes / [WIDTH, HEIGHT, WIDTH, HEIGHT], rtol=1e-6)
 
 
@@ -124,14 +127,36 @@ def examples_of(*names):
 def test_a_bad_image_is_found_before_training_or_left_out(tmp_path, write, name, bad, message):
     images = {"1": arrays(1), "3": arrays(3)} | ({"2": bad} if bad is not None else {})
     regions = Regions(write(tmp_path / name, images), n_features=N_FEATURES)
+    source = tmp_path / "captions.json"
     with pytest.raises(DataError, match=rf"{name}.*(image 2|line 3).*") as caught:
-        with_regions(examples_of("1", "2", "3"), regions)
+        with_regions(examples_of("1", "2", "3"), regions, source, Problems())
     assert caught.match(message)
+    assert caught.match(r"Needed by .*captions\.json, image val2014/2\.jpg")
     problems = Problems("skip")
-    assert [one.image_id for one in with_regions(examples_of("1", "2", "3"), regions, problems)] == ["1", "3"]
-    assert [one.entry for one in problems] == ["image 2"]
-    with pytest.raises(DataError, match="none of 1 images has region features"):
-        with_regions(examples_of("2"), regions, Problems("skip"))
+    examples = examples_of("1", "2", "3", "2")
+    assert [one.image_id for one in with_regions(examples, regions, source, problems)] == ["1", "3"]
+    assert [(one.file, one.entry) for one in problems] == [(str(source), "image val2014/2.jpg")] * 2
+    with pytest.raises(DataError, match="none of 1 examples has region features"):
+        with_regions(examples_of("2"), regions, source, Problems("skip"))
+
+
+@FORMS
+def test_where_bad_examples_are_left_out_every_number_is_read_before_training(tmp_path, write, name):
+    features, boxes = arrays(2)
+    features[3, 1] = np.nan
+    regions = Regions(write(tmp_path / name, {"1": arrays(1), "2": (features, boxes)}), n_features=N_FEATURES)
+    examples = examples_of("1", "2")
+    seen = []
+
+    @contextmanager
+    def watch(description, total):
+        yield lambda done, whole: seen.append((done, whole))
+
+    assert with_regions(examples, regions, tmp_path, Problems(), watch) == examples
+    problems = Problems("skip")
+    assert with_regions(examples, regions, tmp_path, problems, watch) == examples[:1]
+    assert "a feature or a box is not finite" in next(iter(problems)).message
+    assert seen == [(1, 2), (2, 2)] * 2
 
 
 def test_any_number_of_regions_may_be_allowed(tmp_path):
@@ -263,7 +288,12 @@ def test_data_sets_give_regions_to_the_collator_in_the_place_of_images(tmp_path)
     translations = TranslationDataset(
         [TranslationExample("A.", "Ein.", None, i, f"{i}.jpg") for i in (1, 2)], regions=regions
     )
-    for dataset in (captions, translations):
+    questions = VqaDataset(
+        [VqaExample(i, i, "what?", None, {"red": 1.0}, None, image_name=f"val2014/{i}.jpg") for i in (1, 2)],
+        training=True,
+        regions=regions,
+    )
+    for dataset in (captions, translations, questions):
         collator = Seq2SeqCollator(train_tokenizer(dataset.texts()))
         batch = collator([dataset[0], dataset[1]])
         assert batch["vis_feats"].shape == (2, 5, N_FEATURES)

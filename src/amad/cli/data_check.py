@@ -56,7 +56,7 @@ def check(
         }
         if sheet is not None:
             sheet.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(sheet, sheet_page(f"{recipe.name}: {data.root}", found))
+            write_whole(sheet, sheet_page(f"{recipe.name}: {data.root}", found, task.splits.regions))
         if as_json:
             print_json(document)
         else:

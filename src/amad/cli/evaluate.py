@@ -124,6 +124,7 @@ def _evaluate(
     from amad.evaluation.processes import shared_temporary_folder
     from amad.models.load import load_model, load_tokenizer
     from amad.records import environment
+    from amad.training.models import check_sight
     from amad.training.resumption import BAD_EXAMPLES_FILE
     from amad.training.tasks import load_task
     from amad.training.values import checked_values, decoding_values
@@ -133,10 +134,12 @@ def _evaluate(
     decoding = Decoding(values["generation_max_length"], values["generation_num_beams"])
     size = batch_size or int(given.get("per_device_eval_batch_size", 100))
     model = load_model(folder).to(state.device)
-    tokenizer, transform = load_tokenizer(folder), load_image_transform(folder)
+    check_sight(model, data.regions)
+    tokenizer = load_tokenizer(folder)
+    transform = load_image_transform(folder) if data.regions is None else None
     # One process speaks for all.
     wait: Wait = partial(counted, console) if state.is_main_process else unseen
-    task = load_task(data, run.seed, transform.resize, wait)
+    task = load_task(data, run.seed, None if transform is None else transform.resize, wait)
     validation, is_scored = _validation(run, task), task.is_scored
     out = _result_file(task, folder, own, results, blank_images)
     generate = partial(

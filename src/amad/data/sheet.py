@@ -4,12 +4,14 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 
 from amad.data.captions import CaptionExample
 from amad.data.images import open_image
+from amad.data.regions import RegionFeatures, Regions
 from amad.data.translation import TranslationExample
 from amad.data.vqa import VqaExample
 
@@ -20,7 +22,9 @@ SheetExample = VqaExample | CaptionExample | TranslationExample
 Item = TypeVar("Item")
 
 
-def sheet_page(title: str, splits: Mapping[str, Sequence[SheetExample]]) -> str:
+def sheet_page(
+    title: str, splits: Mapping[str, Sequence[SheetExample]], regions: Regions | None = None
+) -> str:
     """An HTML page, images included, with up to 24 examples of each split, evenly spaced over it.
 
     Evenly, because files that lose step with each other in their middle begin well.
@@ -28,11 +32,12 @@ def sheet_page(title: str, splits: Mapping[str, Sequence[SheetExample]]) -> str:
     Args:
         title: Its heading.
         splits: The examples of each split by its name; all images must be whole.
+        regions: Draw the boxes of these in the place of images.
 
     Raises:
-        DataError: if an image cannot be read.
+        DataError: if an image or its region features cannot be read.
     """
-    sections = "".join(_section(name, examples) for name, examples in splits.items())
+    sections = "".join(_section(name, examples, regions) for name, examples in splits.items())
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -48,25 +53,39 @@ def spread(items: Sequence[Item], n: int) -> list[Item]:
     return [items[position * (len(items) - 1) // (n - 1)] for position in range(n)]
 
 
-def _section(name: str, examples: Sequence[SheetExample]) -> str:
+def _section(name: str, examples: Sequence[SheetExample], regions: Regions | None) -> str:
     shown = spread(examples, SHOWN)
-    cards = "".join(_card(example) for example in shown)
+    cards = "".join(_card(example, regions) for example in shown)
     count = f"{len(shown)} of {len(examples):,}" if len(shown) < len(examples) else f"all {len(shown)}"
     return (
         f'<section><h2>{escape(name)} <small>{count}</small></h2><div class="cards">{cards}</div></section>'
     )
 
 
-def _card(example: SheetExample) -> str:
-    picture = '<div class="none">no image</div>' if example.image is None else _picture(example)
+def _card(example: SheetExample, regions: Regions | None) -> str:
+    if regions is not None:
+        picture = _boxes(regions[example.stem])
+    elif example.image is not None:
+        picture = _picture(example.image)
+    else:
+        picture = '<div class="none">no image</div>'
     name = example.image_name or ""
     where = example.entry if name in example.entry else f"{example.entry} · {name}"
     return f'<article>{picture}<div class="said">{_said(example)}<p class="where">{escape(where)}</p></div></article>'
 
 
-def _picture(example: SheetExample) -> str:
-    assert example.image is not None
-    image = open_image(example.image)
+def _boxes(found: RegionFeatures) -> str:
+    width, height = found.size
+    corners = found.boxes * [width, height, width, height]
+    drawn = "".join(
+        f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
+        for x1, y1, x2, y2 in corners.tolist()
+    )
+    return f'<svg viewBox="0 0 {width} {height}"><rect class="edge" width="100%" height="100%"/>{drawn}</svg>'
+
+
+def _picture(path: Path) -> str:
+    image = open_image(path)
     # Small images are shown pixel by pixel, large ones smaller.
     if image.width > WIDTH:
         image = image.resize(
@@ -104,8 +123,9 @@ h1 { font-size: 1.2rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .7rem; }
 small, .where { color: gray; font-weight: normal; font-size: .8rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 1rem; }
 article { border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
-img, .none { display: block; width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: var(--soft); }
+img, svg, .none { display: block; width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: var(--soft); }
 img[src*="image/png"] { image-rendering: pixelated; }
+rect { fill: #48c2; stroke: #48c; vector-effect: non-scaling-stroke; } .edge { fill: none; stroke: gray; }
 .none { display: grid; place-items: center; color: gray; }
 .said { padding: .6rem .8rem; } h3 { font-size: .95rem; margin: 0 0 .3rem; }
 p { margin: .3rem 0; } ul, ol { margin: 0; padding-left: 1.2rem; } .target { border-left: 3px solid var(--line);

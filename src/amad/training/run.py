@@ -89,6 +89,7 @@ class TrainingRun:
         task, (train, validation) = self.parts.task, self.parts.datasets
         # Refuses where the scorer is missing.
         _ = task.is_scored
+        self.parts.check_sight()
         arguments = self.arguments
         steps = arguments.max_steps
         if steps <= 0:
@@ -215,6 +216,7 @@ class TrainingRun:
         return result
 
     def _trainer(self) -> tuple[DistillationTrainer, ShownProgress]:
+        self.parts.check_sight()
         train, validation = self.parts.datasets
         trainer = DistillationTrainer(
             model=self.parts.model,
