@@ -80,11 +80,12 @@ class TaskTerm(Section):
     """Cross entropy with the ground truth.
 
     ``reduction: sample`` is VL-T5's form for questions: mean over an answer's tokens, times its soft score, mean
-    over the batch. ``token`` is the mean over all target tokens.
+    over the batch. ``sum`` is BLIP's: the sum over an answer's tokens in the place of the mean. ``token`` is the mean
+    over all target tokens.
     """
 
     weight: NonNegative = 1.0
-    reduction: Literal["token", "sample"] = "token"
+    reduction: Literal["token", "sample", "sum"] = "token"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from amad.axes import SiteKey, SitePair
-from amad.errors import CaptureError, RecipeError
+from amad.errors import CaptureError, RecipeError, ShapeError
 from amad.losses.amad import AttentionAlignment
 from amad.losses.logits import LogitsDistillation
 from amad.losses.objective import Captured, Counts, Objective, Targets, Term, TermValue
@@ -73,6 +73,77 @@ def test_micro_batches_with_the_counts_of_the_whole_add_up_to_one_batch(reductio
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     tensors = Counts(*torch.tensor([10.0, 4.0]))
     torch.testing.assert_close(value(slice(0, 4), tensors).loss, whole.loss)
+
+
+ROWS = torch.tensor([2, 1, 3])
+
+
+def several_rows(reduction):
+    """Three questions with six answers: the record of a vision stack has three samples, a decoder's six."""
+    logits, soft, targets = batch(6, vocab=7)
+    stacks = [SiteKey("vision.self", 0), SiteKey("decoder.self", 0)]
+    pairs = [SitePair(key, key, weight) for key, weight in zip(stacks, (1.0, 2.0), strict=True)]
+    records = {
+        who: {
+            key: plain.make_record(3, mask="keep", n_batch=n, seed=seed + n, dtype=torch.float32)
+            for key, n in zip(stacks, (3, 6), strict=True)
+        }
+        for who, seed in (("student", 1), ("teacher", 20))
+    }
+    attention = AttentionAlignment(pairs)
+    terms = {"task": TaskLoss(reduction), "logits": LogitsDistillation(2.0), "attention": attention}
+    objective = Objective({name: (1.0, term) for name, term in terms.items()})
+
+    def parts(samples, counts=None):
+        rows = torch.arange(6).split(ROWS.tolist())
+        chosen = torch.cat([rows[sample] for sample in samples])
+        some = Targets(targets.labels[chosen], targets.weights[chosen], row_counts=ROWS[samples])
+        of = {stacks[0]: samples, stacks[1]: chosen}
+        captured = [
+            Captured(
+                scores[chosen], {key: slice_record(record, of[key]) for key, record in records[who].items()}
+            )
+            for who, scores in (("student", logits), ("teacher", soft))
+        ]
+        return objective(*captured, some, counts or Counts.of(some))
+
+    losses = {
+        key: attention.pair_loss(pair, records["student"][key], records["teacher"][key])
+        for key, pair in zip(stacks, pairs, strict=True)
+    }
+    return parts, losses, targets
+
+
+def test_a_sample_with_several_rows_counts_once():
+    parts, losses, targets = several_rows("sum")
+    whole = parts(torch.arange(3)).parts
+    vision, decoder = losses.values()
+    of_questions = torch.stack([rows.mean() for rows in decoder.split(ROWS.tolist())])
+    torch.testing.assert_close(whole["attention"], (vision.mean() + 2 * of_questions.mean()) / 2)
+    logits, _, _ = batch(6, vocab=7)
+    each = [
+        nn.functional.cross_entropy(scores, labels, reduction="sum")
+        for scores, labels in zip(logits, targets.labels, strict=True)
+    ]
+    torch.testing.assert_close(whole["task"], (torch.stack(each) * targets.weights).sum().detach() / 3)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "sample", "token"])
+def test_micro_batches_of_samples_with_several_rows_add_up_to_one_batch(reduction):
+    parts, _, _ = several_rows(reduction)
+    whole = parts(torch.arange(3))
+    counts = Counts(1 + 2 + 3 + 4 + 5 + 5, 3)
+    first, second = parts(torch.tensor([0]), counts), parts(torch.tensor([1, 2]), counts)
+    torch.testing.assert_close(first.loss + second.loss, whole.loss)
+
+
+def test_losses_of_neither_samples_nor_rows_are_refused():
+    targets = Targets(torch.zeros(6, 2, dtype=torch.long), row_counts=ROWS)
+    assert targets.n_samples == 3
+    with pytest.raises(
+        ShapeError, match="4 losses belong neither to the 3 samples of a batch nor to its 6 rows"
+    ):
+        targets.sum_over_samples(torch.ones(4))
 
 
 class Fixed(Term):

@@ -1,4 +1,4 @@
-"""Cross entropy in both reductions."""
+"""Cross entropy in every reduction."""
 
 import math
 
@@ -36,6 +36,12 @@ def test_weights_multiply_the_samples():
     weights = torch.tensor([1.0, 0.3])
     assert total(TaskLoss(), weights)[0] == pytest.approx((3 + 0.3 * 2) * math.log(2))
     assert total(TaskLoss("sample"), weights)[0] == pytest.approx((1.5 + 0.3 * 2) * math.log(2))
+
+
+def test_sum_adds_the_tokens_of_each_sample_up():
+    weights = torch.tensor([0.6, 0.2])
+    assert total(TaskLoss("sum")) == (pytest.approx(5 * math.log(2)), "sample")
+    assert total(TaskLoss("sum"), weights)[0] == pytest.approx((0.6 * 3 + 0.2 * 2) * math.log(2))
 
 
 def test_shifted_labels_are_predicted_by_the_position_before():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amad.axes import SiteKey, SitePair
 from amad.capture.record import AttentionRecord
-from amad.errors import CaptureError, RecipeError
+from amad.errors import CaptureError, RecipeError, ShapeError
 
 IGNORED_LABEL = -100
 """Positions with this label are no targets."""
@@ -38,15 +38,39 @@ class Captured:
 class Targets:
     """The ground truth of a batch.
 
+    A sample is what is read once. It may have several rows of labels, one after the other: all answers to a question.
+
     Attributes:
         labels: The right token at each position, or -100 where there is none.
-        weights: Weight of each sample in the task loss; 1 when None.
-        kinds: Number of the kind of each sample, where a batch mixes several.
+        weights: Weight of each row in the task loss; 1 when None.
+        kinds: Number of the kind of each row, where a batch mixes several.
+        row_counts: How many rows each sample has, at least one; one each when None.
     """
 
-    labels: Int[Tensor, "batch token"]
-    weights: Float[Tensor, " batch"] | None = None
-    kinds: Int[Tensor, " batch"] | None = None
+    labels: Int[Tensor, "row token"]
+    weights: Float[Tensor, " row"] | None = None
+    kinds: Int[Tensor, " row"] | None = None
+    row_counts: Int[Tensor, " sample"] | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """Samples."""
+        return len(self.labels if self.row_counts is None else self.row_counts)
+
+    def sum_over_samples(self, losses: Float[Tensor, " one"]) -> Float[Tensor, ""]:
+        """The sum of losses of samples; of losses of rows, the sum over samples of the mean over their rows.
+
+        Raises:
+            ShapeError: if there is neither one loss per sample nor one per row.
+        """
+        if self.row_counts is None or len(losses) == self.n_samples:
+            return losses.sum()
+        if len(losses) != len(self.labels):
+            raise ShapeError(
+                f"{len(losses)} losses belong neither to the {self.n_samples} samples of a batch nor to its "
+                f"{len(self.labels)} rows of labels. Give one per sample or per row."
+            )
+        return (losses / self.row_counts.repeat_interleave(self.row_counts)).sum()
 
 
 class Counts(NamedTuple):
@@ -65,7 +89,7 @@ class Counts(NamedTuple):
         """The counts of these batches together; ``shift_labels`` as the terms have it."""
         first = 1 if shift_labels else 0
         tokens = sum(int((one.labels[:, first:] != IGNORED_LABEL).sum()) for one in targets)
-        return cls(tokens, sum(len(one.labels) for one in targets))
+        return cls(tokens, sum(one.n_samples for one in targets))
 
 
 class Figure(NamedTuple):

@@ -15,6 +15,8 @@ from amad.losses.objective import Captured, Targets, Term, TermValue
 class PairTerm(Term):
     """The sum over samples of the mean over pairs of sites of weight times loss.
 
+    Where a sample has several rows of labels, the loss of a decoder's pair is the mean over them.
+
     Args:
         pairs: The sites to compare; a pair of weight 0 is left out of the sum but counted in the mean.
 
@@ -70,7 +72,7 @@ class PairTerm(Term):
         for pair in self.pairs:
             if pair.weight:
                 loss = self.pair_loss(pair, *self.records(pair, student, teacher))
-                total = total + pair.weight / len(self.pairs) * loss.sum()
+                total = total + pair.weight / len(self.pairs) * targets.sum_over_samples(loss)
         return TermValue(total, "sample")
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -14,19 +14,22 @@ from amad.losses.objective import IGNORED_LABEL, Captured, Figure, Targets, Term
 class TaskLoss(Term):
     """Cross entropy of the student's logits with the labels, in nats.
 
-    With ce_bt of the tokens t of sample b whose label is not -100, n_b of them, and its weight w_b (1 if none):
+    With ce_bt of the tokens t of row b whose label is not -100, n_b of them, and its weight w_b (1 if none):
 
         token:   sum_b w_b sum_t ce_bt              divided by the number of target tokens, whatever their weights
         sample:  sum_b w_b (1 / n_b) sum_t ce_bt    divided by the number of samples
+        sum:     sum_b w_b sum_t ce_bt              divided by the number of samples
 
     ``sample`` is the form that VL-T5 (Cho et al. 2021, arXiv:2102.02779) has for questions, with the answer's soft
-    score as the weight. A sample without a target gives zero and, in ``sample``, still counts as a sample.
+    score as the weight; ``sum`` is BLIP's (Li et al. 2022, arXiv:2201.12086; models/blip_vqa.py of its code), with a
+    row per answer and the share of annotators who gave it as the weight. A sample without a target gives zero and, in
+    ``sample`` and ``sum``, still counts as a sample.
 
     It reads logits and divides nothing, because models that average their own loss over the batch they see weigh
     micro-batches of different length wrongly.
 
     Args:
-        reduction: ``token`` or ``sample``.
+        reduction: ``token``, ``sample`` or ``sum``.
         shift_labels: Position t predicts label t + 1, as in decoder-only models; otherwise label t.
         label_smoothing: Share of the target that is spread over the vocabulary.
         kinds: Names of the kinds of samples that batches mix. Of each, ``loss_KIND`` is shown, the same mean over
@@ -41,14 +44,16 @@ class TaskLoss(Term):
 
     def __init__(
         self,
-        reduction: Literal["token", "sample"] = "token",
+        reduction: Literal["token", "sample", "sum"] = "token",
         shift_labels: bool = False,
         label_smoothing: float = 0.0,
         kinds: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if reduction not in ("token", "sample"):
-            raise RecipeError(f"reduction {reduction!r} of the task loss is neither 'token' nor 'sample'.")
+        if reduction not in ("token", "sample", "sum"):
+            raise RecipeError(
+                f"reduction {reduction!r} of the task loss is none of 'token', 'sample', 'sum'."
+            )
         if not 0 <= label_smoothing < 1:
             raise RecipeError(f"label_smoothing = {label_smoothing}: it is a share, 0 or more and below 1.")
         self.reduction = reduction
@@ -74,7 +79,7 @@ class TaskLoss(Term):
         if targets.weights is not None:
             per_sample = per_sample * targets.weights.to(per_sample.dtype)
         total = per_sample.sum()
-        unit: Unit = "sample" if self.reduction == "sample" else "token"
+        unit: Unit = "token" if self.reduction == "token" else "sample"
         if not self.kinds or targets.kinds is None:
             return TermValue(total, unit)
         with torch.no_grad():

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
 from amad.errors import RecipeError
-from amad.losses.objective import Objective
+from amad.losses.objective import Objective, Targets
 from amad.models.labels import has_encoder, predicts_next
 
 
@@ -53,6 +53,17 @@ def labels_of(batch: Mapping[str, Any]) -> Tensor:
             f"Regression, several classes per sample, boxes and pixels are not distilled."
         )
     return labels[:, None] if labels.ndim == 1 else labels
+
+
+def targets_of(batch: Mapping[str, Any]) -> Targets:
+    """The ground truth of a batch: ``labels``; ``label_weights``, ``kinds`` and ``answer_counts`` where it has them.
+
+    Raises:
+        RecipeError: as :func:`labels_of`.
+    """
+    return Targets(
+        labels_of(batch), batch.get("label_weights"), batch.get("kinds"), batch.get("answer_counts")
+    )
 
 
 def logits_of(output: Mapping[str, Any]) -> Tensor | None:

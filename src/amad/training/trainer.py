@@ -19,10 +19,10 @@ from amad.capture.sites import Site, find_sites
 from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError
 from amad.losses.aligned import AlignedAttention
 from amad.losses.figures import AlignmentFigures
-from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue, Targets
+from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue
 from amad.models.student import check_compatible
 from amad.training.arguments import DistillationArguments
-from amad.training.batches import check_shift, first_examples, labels_of, logits_of, with_padding
+from amad.training.batches import check_shift, first_examples, labels_of, logits_of, targets_of, with_padding
 from amad.training.pairing import Pairing
 
 OBJECTIVE = "amad_objective"
@@ -173,9 +173,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         """The objective on one batch, already divided by the counts of the whole optimiser step."""
         student = self.accelerator.unwrap_model(model)
         counts = self._step_counts([inputs]) if num_items_in_batch is None else num_items_in_batch
-        targets = Targets(
-            labels=labels_of(inputs), weights=inputs.get("label_weights"), kinds=inputs.get("kinds")
-        )
+        targets = targets_of(inputs)
         model_inputs = self._shifted_inputs(student, inputs)
         teacher = self._ask_teacher(inputs)
 
@@ -232,7 +230,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _counts(self, batches: list[Mapping[str, Tensor]]) -> Tensor:
         shifts = any(getattr(term, "shift_labels", False) for term in self.objective.terms.values())
-        counts = Counts.of(*(Targets(labels=labels_of(batch)) for batch in batches), shift_labels=shifts)
+        counts = Counts.of(*map(targets_of, batches), shift_labels=shifts)
         return torch.tensor(counts, dtype=torch.float32, device=self.args.device)
 
     # ------------------------------------------------------------------ what is logged
