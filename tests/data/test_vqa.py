@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from amad.data.augmentation import CropAndFlip
 from amad.data.images import new_image_transform
-from amad.data.vqa import ImageCache, VqaDataset, VqaExample, holdout_by_image, uniform
+from amad.data.vqa import ImageCache, VqaDataset, VqaExample, holdout_by_image
 from amad.errors import DataError
 
 
@@ -128,20 +129,40 @@ def test_workers_that_stay_see_the_next_epoch():
         assert [item["target"] for item in batch] == [dataset[i]["target"] for i in range(40)]
 
 
-@given(st.lists(st.integers(-5, 1 << 70), max_size=4))
-def test_uniform_is_in_range_and_repeatable(keys):
-    assert 0 <= uniform(*keys) < 1
-    assert uniform(*keys) == uniform(*keys)
+def test_every_answer_comes_with_the_share_of_annotators_who_gave_it():
+    ten = VqaExample(1, 1, "what", ("Red",) * 7 + ("red", "dark red", "dark red"), {"red": 1.0}, None)
+    lone = VqaExample(2, 1, "what", ("a dog",), {"dog": 1.0}, None)
+    scored = VqaExample(3, 1, "what", None, {"cat": 0.9, "dog": 0.3}, None)
+    silent = VqaExample(4, 1, "what", None, {}, None)
+    dataset = VqaDataset([ten, lone, scored, silent], training=True, every_answer=True)
+    items = [dict(zip(dataset[i]["targets"], dataset[i]["weights"], strict=True)) for i in range(4)]
+    assert items == [
+        pytest.approx({"Red": 0.7, "red": 0.1, "dark red": 0.2}),
+        {"a dog": 0.2},
+        {"cat": 0.9, "dog": 0.3},
+        {"": 0.0},
+    ]
+    assert "target" not in dataset[0]
+    assert {"Red", "dark red", "a dog", "cat"} <= set(dataset.texts())
+    validated = VqaDataset([ten], training=False, every_answer=True)[0]
+    assert (validated["target"], validated["weight"]) == ("red", 1.0)
 
 
-def test_uniform_is_uniform_over_neighbouring_keys():
-    values = np.array([uniform(0, epoch, index) for epoch in range(20) for index in range(500)])
-    counts = np.histogram(values, bins=20, range=(0, 1))[0]
-    # Chi squared with 19 degrees of freedom is above 60 once in a million times.
-    assert ((counts - 500) ** 2 / 500).sum() < 60
-    grid = values.reshape(20, 500)
-    assert abs(np.corrcoef(grid[0], grid[1])[0, 1]) < 0.2
-    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.06
+def test_views_of_an_image_are_taken_of_the_whole_image_and_change_with_the_epoch(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    asked = VqaExample(1, 1, "what", None, {"red": 1.0}, tmp_path / "a.png")
+    small = new_image_transform(8).resize
+    augment = CropAndFlip(8, 8)
+    dataset = VqaDataset([asked], training=True, prepare=small, augment=augment)
+    views = []
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        views.append(dataset[0]["image"])
+        assert np.array_equal(views[-1], augment(pixels, epoch, 0))
+    assert not np.array_equal(*views)
+    shown = VqaDataset([asked], training=False, prepare=small, augment=augment)[0]["image"]
+    assert np.array_equal(shown, small(Image.fromarray(pixels)))
 
 
 def test_a_full_cache_keeps_what_it_has(tmp_path):

@@ -297,7 +297,9 @@ def test_the_checkpoint_is_upstreams(model_class, tmp_path):
     for name in ("config.json", "generation_config.json"):
         mine, theirs = (json.loads((tmp_path / one / name).read_text()) for one in ("ours", "theirs"))
         assert mine == theirs
-    again, info = model_class.from_pretrained(tmp_path / "ours", output_loading_info=True, dtype=torch.float64)
+    again, info = model_class.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, dtype=torch.float64
+    )
     assert type(again) is model_class
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for name, value in upstream.state_dict().items():

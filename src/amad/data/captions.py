@@ -7,9 +7,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from amad.data.augmentation import CropAndFlip
 from amad.data.caption_files import CaptionExample, read_blip_captions, read_coco_captions, read_karpathy
 from amad.data.images import Pixels
 from amad.data.regions import Regions, visual_inputs
+from amad.data.sampling import Epoch
 from amad.data.vqa import GIB, ImageCache
 from amad.errors import DataError
 
@@ -37,6 +39,7 @@ class CaptionDataset(Dataset[dict[str, Any]]):
         regions: Give region features instead of pixels; see ``with_regions``.
         cache_bytes: Bytes of decoded images to keep in memory.
         prepare: Makes the array of an image before it is kept; see ``ImageCache``.
+        augment: Gives another view of each item's image in each epoch while training; ``prepare`` is then not done.
 
     Raises:
         DataError: if there is no example; for training, if there is no caption.
@@ -50,12 +53,15 @@ class CaptionDataset(Dataset[dict[str, Any]]):
         regions: Regions | None = None,
         cache_bytes: int = GIB,
         prepare: Callable[[Image.Image], Pixels] | None = None,
+        augment: CropAndFlip | None = None,
     ) -> None:
         self.examples = list(examples)
         self.training = training
         self.prompt = prompt
         self.regions = regions
-        self.images = ImageCache(cache_bytes, prepare)
+        self.augment = augment if training else None
+        self.images = ImageCache(cache_bytes, None if self.augment is not None else prepare)
+        self._epoch = Epoch()
         counts = [len(example.captions) if training else 1 for example in self.examples]
         # The item at which each example begins; 600,000 items take one number per image.
         self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -68,6 +74,10 @@ class CaptionDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    def set_epoch(self, epoch: int) -> None:
+        """Take the views of images of this epoch from now on."""
+        self._epoch.set(epoch)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The item.
 
@@ -75,12 +85,15 @@ class CaptionDataset(Dataset[dict[str, Any]]):
             DataError: if its image or its region features cannot be read.
         """
         example, _ = self._locate(index)
-        return {
+        item: dict[str, Any] = {
             "text": self.prompt,
             "target": self.target(index),
             "weight": float(bool(example.captions)),
             "index": index,
         } | visual_inputs(example, self.images.__getitem__, self.regions)
+        if self.augment is not None and "image" in item:
+            item["image"] = self.augment(item["image"], int(self._epoch), index)
+        return item
 
     def example(self, index: int) -> CaptionExample:
         """The example that an item is of, with all references."""

@@ -74,14 +74,14 @@ class Seq2SeqCollator:
         input_ids = self._pad(
             [item["text"] for item in items], self.max_input_tokens, self.tokenizer.pad_token_id
         )
-        lengths = [len(self._ids(item["text"], self.max_input_tokens)) for item in items]
+        lengths = [len(self._ids(item["text"], self.max_input_tokens, False)) for item in items]
         batch: dict[str, Tensor] = {
             "input_ids": input_ids,
             "attention_mask": _mask(lengths, input_ids.shape[1]),
         }
         if self._have(items, "target"):
             batch["labels"] = self._pad(
-                [item["target"] for item in items], self.max_target_tokens, IGNORED_LABEL
+                [item["target"] for item in items], self.max_target_tokens, IGNORED_LABEL, is_target=True
             )
             batch["label_weights"] = torch.tensor([float(item.get("weight", 1.0)) for item in items])
         if self._have(items, "kind"):
@@ -101,11 +101,13 @@ class Seq2SeqCollator:
         self.__dict__.update(state)
         self._ids = lru_cache(maxsize=self.n_cached)(self._tokenise)
 
-    def _tokenise(self, text: str, max_tokens: int) -> tuple[int, ...]:
+    def _tokenise(self, text: str, max_tokens: int, is_target: bool) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"])
 
-    def _pad(self, texts: Sequence[str], max_tokens: int, fill: int) -> Int[Tensor, "batch token"]:
-        rows = [self._ids(text, max_tokens) for text in texts]
+    def _pad(
+        self, texts: Sequence[str], max_tokens: int, fill: int, is_target: bool = False
+    ) -> Int[Tensor, "batch token"]:
+        rows = [self._ids(text, max_tokens, is_target) for text in texts]
         longest = max_tokens if self.pad_to_max else max(map(len, rows))
         padded = np.full((len(rows), longest), fill, dtype=np.int64)
         for row, ids in zip(padded, rows, strict=True):

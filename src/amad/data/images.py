@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
-from transformers import ViTImageProcessorPil
+from transformers import BlipImageProcessorPil, ViTImageProcessorPil
 
 # By its module: without torchvision, transformers 5.17 exports a placeholder that refuses Pillow too.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -143,8 +143,17 @@ def new_image_transform(
     return ImageTransform(ViTImageProcessorPil(size=size, image_mean=list(mean), image_std=list(std)))
 
 
-def load_image_transform(folder: Path | str) -> ImageTransform:
+def new_blip_image_transform(size: int) -> ImageTransform:
+    """BLIP's: resize, bicubic, to a square, then by the mean and deviation of CLIP's images."""
+    return ImageTransform(BlipImageProcessorPil(size={"height": size, "width": size}))
+
+
+def load_image_transform(folder: Path | str, size: int | None = None) -> ImageTransform:
     """The transform that a checkpoint folder's ``preprocessor_config.json`` describes, run on Pillow.
+
+    Args:
+        folder: The checkpoint.
+        size: Height and width in the place of its own.
 
     Raises:
         CheckpointError: if the folder has none or it cannot be read.
@@ -155,7 +164,8 @@ def load_image_transform(folder: Path | str) -> ImageTransform:
             "Give the folder of a checkpoint that was saved with its image processor."
         )
     try:
-        return ImageTransform(AutoImageProcessor.from_pretrained(str(folder), backend="pil"))
+        changes = {} if size is None else {"size": {"height": size, "width": size}}
+        return ImageTransform(AutoImageProcessor.from_pretrained(str(folder), backend="pil", **changes))
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{folder}: preprocessor_config.json names no image processor that can be loaded ({error}). "

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from amad.data.vqa import uniform
+from amad.data.sampling import uniform
 
 N_SENTINELS = 100
 """Gaps that one text can have: ``<extra_id_0>`` to ``<extra_id_99>``, as in T5."""

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from amad.data.augmentation import CropAndFlip
 from amad.data.images import Pixels, open_image
 from amad.data.regions import Regions, visual_inputs
+from amad.data.sampling import Epoch, uniform
 from amad.data.vqa_files import OFFICIAL_IMAGE_NAME, VqaExample, read_blip, read_vlt5, read_vqa_v2
 from amad.errors import DataError
 
@@ -103,6 +104,9 @@ class VqaDataset(Dataset[dict[str, Any]]):
     epoch and index alone: the order of reading, the number of workers and an interruption change nothing.
     Otherwise it is the answer of most annotators, the earliest among equals.
 
+    With ``every_answer`` an item of a training set has ``targets``, all answers, and ``weights``, their shares, in the
+    place of ``target`` and ``weight``: BLIP's form. See ``VqaExample.answer_shares``.
+
     Args:
         examples: What ``read_vqa_v2``, ``read_vlt5`` or ``read_blip`` gave.
         training: Sample targets.
@@ -111,6 +115,8 @@ class VqaDataset(Dataset[dict[str, Any]]):
         regions: Give region features instead of pixels; see ``with_regions``.
         cache_bytes: Bytes of decoded images to keep in memory.
         prepare: Makes the array of an image before it is kept; see ``ImageCache``.
+        every_answer: Give all answers while training.
+        augment: Gives another view of each image in each epoch while training; ``prepare`` is then not done.
     """
 
     def __init__(
@@ -122,6 +128,8 @@ class VqaDataset(Dataset[dict[str, Any]]):
         regions: Regions | None = None,
         cache_bytes: int = GIB,
         prepare: Callable[[Image.Image], Pixels] | None = None,
+        every_answer: bool = False,
+        augment: CropAndFlip | None = None,
     ) -> None:
         if not examples:
             raise DataError(
@@ -132,17 +140,17 @@ class VqaDataset(Dataset[dict[str, Any]]):
         self.prompt = prompt
         self.seed = seed
         self.regions = regions
-        self.images = ImageCache(cache_bytes, prepare)
-        # Shared, so that a loader's workers that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self.every_answer = every_answer and training
+        self.augment = augment if training else None
+        self.images = ImageCache(cache_bytes, None if self.augment is not None else prepare)
+        self._epoch = Epoch()
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sample the targets of this epoch from now on."""
-        self._epoch.fill_(epoch)
+        """Sample the targets, and take the views of images, of this epoch from now on."""
+        self._epoch.set(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The item.
@@ -151,22 +159,31 @@ class VqaDataset(Dataset[dict[str, Any]]):
             DataError: if its image or its region features cannot be read.
         """
         example = self.examples[index]
-        target, weight = self._sample(index) if self.training else example.best_answer
-        return {
-            "text": self.text(index),
-            "target": target,
-            "weight": weight,
-            "index": index,
-        } | visual_inputs(example, self.images.__getitem__, self.regions)
+        item: dict[str, Any] = {"text": self.text(index), "index": index}
+        if self.every_answer:
+            shares = example.answer_shares or {"": 0.0}
+            item |= {"targets": tuple(shares), "weights": tuple(shares.values())}
+        else:
+            target, weight = self._sample(index) if self.training else example.best_answer
+            item |= {"target": target, "weight": weight}
+        item |= visual_inputs(example, self.images.__getitem__, self.regions)
+        if self.augment is not None and "image" in item:
+            item["image"] = self.augment(item["image"], int(self._epoch), index)
+        return item
 
     def text(self, index: int) -> str:
         """What the text encoder reads; needs no image."""
         return self.prompt.replace("{question}", self.examples[index].question)
 
     def texts(self) -> list[str]:
-        """Every text and every scored answer, to train a tokenizer on; reads no image."""
+        """Every text and every answer that is learned, to train a tokenizer on; reads no image."""
         asked = [self.text(index) for index in range(len(self))]
-        return asked + [answer for example in self.examples for answer in example.scores]
+        said = [
+            answer
+            for example in self.examples
+            for answer in (example.answer_shares if self.every_answer else example.scores)
+        ]
+        return asked + said
 
     def _sample(self, index: int) -> tuple[str, float]:
         scores = self.examples[index].scores
@@ -178,22 +195,3 @@ class VqaDataset(Dataset[dict[str, Any]]):
             if left < 0:
                 return answer, score
         return self.examples[index].best_answer
-
-
-def uniform(*keys: int) -> float:
-    """A number from 0 to below 1 that depends on the keys alone; nearby keys give unrelated numbers.
-
-    The finaliser of SplitMix64 (Steele, Lea and Flood 2014, doi 10.1145/2660193.2660195), chained over the
-    keys: about a microsecond, where seeding a generator per item takes ten.
-    """
-    state = 0
-    for key in keys:
-        state = (state ^ (key & _WORD)) + _GOLDEN & _WORD
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _WORD
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _WORD
-        state ^= state >> 31
-    return (state >> 11) / (1 << 53)
-
-
-_WORD = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15

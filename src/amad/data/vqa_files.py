@@ -1,5 +1,6 @@
 """Questions about images, read from the forms in which they are published."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from amad.metrics.vqa_answers import normalise_answer, soft_scores
 
 OFFICIAL_IMAGE_NAME = "COCO_{split}2014_{image_id:012d}.jpg"
 N_ANNOTATORS = 10
+LONE_ANSWER_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,19 @@ class VqaExample:
     def best_answer(self) -> tuple[str, float]:
         """The answer with the highest soft score, and the score; the empty answer with 0 if there is none."""
         return max(self.scores.items(), key=lambda item: item[1], default=("", 0.0))
+
+    @property
+    def answer_shares(self) -> Mapping[str, float]:
+        """The share of annotators who gave each distinct answer, as written, as BLIP weights them.
+
+        A single annotator's answer, as in Visual Genome, has the share 0.2 (data/vqa_dataset.py of BLIP's code). Where
+        only scores are published they are the shares. Empty without answers.
+        """
+        if self.answers is None:
+            return self.scores
+        if len(self.answers) == 1:
+            return dict.fromkeys(self.answers, LONE_ANSWER_SHARE)
+        return {answer: n / len(self.answers) for answer, n in Counter(self.answers).items()}
 
     def accuracy(self, prediction: str) -> float:
         """VQA accuracy of a prediction, from 0 to 1: official with ten answers, else its soft score."""

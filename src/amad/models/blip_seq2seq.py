@@ -109,7 +109,9 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):  # type: 
         states = self._read(input_ids, pixel_values, attention_mask, interpolate_pos_encoding, **kwargs)
         if answer_counts is not None:
             states = states.repeat_interleave(answer_counts, 0)
-            attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(answer_counts, 0)
+            attention_mask = (
+                None if attention_mask is None else attention_mask.repeat_interleave(answer_counts, 0)
+            )
         logits = self.text_decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -177,12 +179,11 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):  # type: 
         begins = self._say(start, states, keep)[:, 0].index_select(1, candidates[:, 0])
         chosen = begins.topk(min(n_first, len(candidates)), 1).indices
         questions = torch.arange(len(chosen), device=chosen.device)[:, None].expand_as(chosen).flatten()
-        likelihoods = [
-            self._log_likelihoods(candidates[rows], states[asked], keep[asked])
-            for rows, asked in zip(
-                chosen.flatten().split(_RANKED_ROWS), questions.split(_RANKED_ROWS), strict=True
-            )
-        ]
+        likelihoods = []
+        for first in range(0, len(questions), _RANKED_ROWS):
+            asked = questions[first : first + _RANKED_ROWS]
+            rows = chosen.flatten()[first : first + _RANKED_ROWS]
+            likelihoods.append(self._log_likelihoods(candidates[rows], states[asked], keep[asked]))
         best = torch.cat(likelihoods).view_as(chosen).argmax(1, keepdim=True)
         return chosen.gather(1, best)[:, 0]
 
@@ -203,7 +204,9 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):  # type: 
         ).last_hidden_state
         return states
 
-    def _say(self, decoder_input_ids: Tensor, states: Tensor, keep: Tensor) -> Float[Tensor, "answer target vocab"]:
+    def _say(
+        self, decoder_input_ids: Tensor, states: Tensor, keep: Tensor
+    ) -> Float[Tensor, "answer target vocab"]:
         logits: Tensor = self.text_decoder(
             input_ids=decoder_input_ids,
             encoder_hidden_states=states,
