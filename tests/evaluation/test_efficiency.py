@@ -8,10 +8,12 @@ from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGenera
 from amad.errors import RecipeError
 from amad.evaluation.efficiency import (
     Latency,
+    answer,
     compare_latency,
     count_checkpoint_bytes,
+    count_flops,
     count_parameters,
-    measure_efficiency,
+    inputs_of,
 )
 
 WORDS = torch.tensor([[3, 4, 5], [6, 7, 8]])
@@ -67,12 +69,46 @@ def test_bytes_are_those_of_the_file_without_its_header(tmp_path):
         assert len(list(stored.keys())) == len(model.state_dict())
 
 
-def test_costs_of_a_model_are_measured():
-    model = t5()
-    found = measure_efficiency(model, BATCH, repeats=4, warmup=1)
-    assert found.parameters == count_parameters(model)
-    assert found.checkpoint_bytes == 4 * found.parameters
-    assert 0 < found.latency_seconds_median <= found.latency_seconds_p95 < 60
+def test_operations_of_a_vision_transformer_by_hand():
+    model = vit().eval()
+    # A class token and 1 patch of 16 x 16 in 3 colours. Every multiplication with its addition is 2.
+    n, width, inner = 2, 8, 8
+    patches = 1 * (3 * 16 * 16) * width
+    layer = 4 * n * width * width + 2 * n * n * width + 2 * n * width * inner
+    pooler = width * width
+    inputs = {"pixel_values": torch.zeros(1, 3, 16, 16)}
+    assert count_flops(model, inputs, None) == 2 * (patches + layer + pooler)
+    # Two samples are twice the work.
+    assert count_flops(model, {"pixel_values": torch.zeros(2, 3, 16, 16)}, None) == 2 * count_flops(
+        model, inputs, None
+    )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_operations_of_generation_by_hand(attention):
+    model = t5().eval()
+    model.set_attn_implementation(attention)
+    n, new, width, inner, forward, words = 3, 4, 8, 8, 16, 20
+    encoder = 4 * n * width * inner + 2 * n * n * inner + 2 * n * width * forward
+    # Keys and values of the encoder's states once; of the texts so far, one more for each token.
+    cross = 2 * n * width * inner + new * (2 * width * inner + 2 * n * inner)
+    own = sum(4 * width * inner + 2 * length * inner for length in range(1, new + 1))
+    decoder = own + cross + new * (2 * width * forward + width * words)
+    assert count_flops(model, {"input_ids": WORDS[:1]}, new) == 2 * (encoder + decoder)
+
+
+def test_an_answer_leaves_its_inputs_and_reads_no_targets():
+    inputs = inputs_of(BATCH, torch.device("cpu"))
+    assert list(inputs) == ["input_ids"]
+    model = vit().eval()
+    seen = []
+    model.register_forward_pre_hook(lambda _, __, given: seen.append(given), with_kwargs=True)
+    pixels = torch.zeros(1, 3, 16, 16)
+    answer(model, {"pixel_values": pixels}, 3)
+    assert seen[0]["pixel_values"] is pixels
+    words = WORDS.clone()
+    answer(t5().eval(), {"input_ids": words}, 2)
+    assert torch.equal(words, WORDS)
 
 
 def test_one_sample_is_answered_with_exactly_so_many_tokens_each_round():

@@ -1,15 +1,16 @@
 """``amad bench``."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from amad.cli.bench_models import Device, Threads, models
 from amad.cli.distill import Json
 from amad.cli.screen import console, print_json, print_table, quiet_libraries, user_errors
 
 app = typer.Typer(no_args_is_help=True)
+app.command("models")(models)
 
 TITLES = {
     "ours": "ours",
@@ -21,14 +22,12 @@ TITLES = {
     "maps": "logits and AMAD, maps",
 }
 
-Threads = Annotated[int, typer.Option(help="Threads of torch. One is timed in CPU time, more in wall time.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one when absent.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
 @app.callback()
 def _root() -> None:
-    """Measure what the attention losses cost on this machine."""
+    """Measure what the attention losses, and models, cost on this machine."""
 
 
 @app.command("ops")
@@ -51,6 +50,7 @@ def ops(
     Ours is compared with float64 first, and is not timed if it is wrong.
     """
     quiet_libraries()
+    from amad.cli.progress import steps_shown
     from amad.evaluation.bench_measuring import default_device
     from amad.evaluation.bench_ops import OpsCase, bench_ops
 
@@ -67,7 +67,7 @@ def ops(
             dtype=dtype,
             device=device or default_device(),
         )
-        with _shown() as advance:
+        with steps_shown(console) as advance:
             document = bench_ops(case, repeats, advance)
         if as_json:
             print_json(document)
@@ -101,12 +101,13 @@ def step(
     Teacher and student have width 768, 12 heads and 2 layers (VL-T5: encoder and decoder each).
     """
     quiet_libraries()
+    from amad.cli.progress import steps_shown
     from amad.evaluation.bench_measuring import default_device
     from amad.evaluation.bench_step import StepCase, bench_step
 
     with user_errors():
         case = StepCase(model, tokens, variant, batch, threads, device or default_device())
-        with _shown() as advance:
+        with steps_shown(console) as advance:
             document = bench_step(case, repeats, advance)
         if as_json:
             print_json(document)
@@ -151,17 +152,3 @@ def _print_costs(title: str, document: Mapping[str, Any], beyond: str) -> None:
         f"{clock}, median of {document['repeats']} rounds; peak memory beyond {beyond}, in a process of its own; "
         f"{machine.get('gpu') or machine['cpu']}, torch {document['versions']['torch']}",
     )
-
-
-@contextlib.contextmanager
-def _shown() -> Iterator[Any]:
-    """A bar that starts anew with each thing that is done."""
-    from amad.training.callbacks import progress_bar
-
-    with progress_bar(console) as progress:
-        task = progress.add_task("starting", total=1, note="")
-
-        def advance(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
-        yield advance

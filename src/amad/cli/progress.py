@@ -1,5 +1,22 @@
 """A bar for a wait that counts."""
 
-from amad.training.callbacks import counted
+import contextlib
+from collections.abc import Callable, Iterator
 
-__all__ = ["counted"]
+from rich.console import Console
+
+from amad.training.callbacks import counted, progress_bar
+
+__all__ = ["counted", "steps_shown"]
+
+
+@contextlib.contextmanager
+def steps_shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar that starts anew with each thing that is done; what it yields takes its name, done and total."""
+    with progress_bar(console) as progress:
+        task = progress.add_task("starting", total=1, note="")
+
+        def advance(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield advance

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, bytes, and the time of one answer."""
+"""What a model costs: parameters, bytes, arithmetic, and the time of one answer."""
 
 import statistics
 import time
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from amad.errors import RecipeError
@@ -50,46 +52,6 @@ class Latency:
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
-@dataclass(frozen=True)
-class Efficiency:
-    """What a model costs.
-
-    Attributes:
-        parameters: Trained numbers; those that two places share count once.
-        checkpoint_bytes: Bytes of the weights in a checkpoint, at the dtype that the model has now.
-        latency_seconds_median: Middle time of one sample.
-        latency_seconds_p95: Time of one sample that 95 % of the runs stay within.
-    """
-
-    parameters: int
-    checkpoint_bytes: int
-    latency_seconds_median: float
-    latency_seconds_p95: float
-
-
-def measure_efficiency(
-    model: PreTrainedModel,
-    batch: Mapping[str, Any],
-    *,
-    repeats: int = 20,
-    warmup: int = 3,
-    new_tokens: int | None = 4,
-) -> Efficiency:
-    """The costs of one model. To compare models, take their times from :func:`compare_latency`.
-
-    Args and errors: those of :func:`compare_latency`.
-    """
-    latency = compare_latency({"model": model}, batch, repeats=repeats, warmup=warmup, new_tokens=new_tokens)[
-        "model"
-    ]
-    return Efficiency(
-        parameters=count_parameters(model),
-        checkpoint_bytes=count_checkpoint_bytes(model),
-        latency_seconds_median=latency.median_seconds,
-        latency_seconds_p95=latency.p95_seconds,
-    )
-
-
 def compare_latency(
     models: Mapping[str, PreTrainedModel],
     batch: Mapping[str, Any],
@@ -121,7 +83,10 @@ def compare_latency(
             f"and there are {len(models)}, {repeats} and {warmup}. Give more."
         )
     names = list(models)
-    inputs = {name: _first_sample(batch, models[name].device) for name in names}
+    inputs = {
+        name: {key: value[:1] for key, value in inputs_of(batch, model.device).items()}
+        for name, model in models.items()
+    }
     modes = {name: model.training for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     try:
@@ -137,6 +102,60 @@ def compare_latency(
         for name, model in models.items():
             model.train(modes[name])
     return {name: Latency(tuple(seconds[name])) for name in names}
+
+
+def answer(model: PreTrainedModel, inputs: Mapping[str, Tensor], new_tokens: int | None) -> None:
+    """Generate greedily or as the generation settings say, or do one forward pass where the model cannot generate.
+
+    Args:
+        model: In the mode in which it is.
+        inputs: From :func:`inputs_of`; they stay as they are.
+        new_tokens: Each text has exactly so many; None: the model stops when it wants to.
+    """
+    length = {} if new_tokens is None else {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    # Some models write into the words that they are given (BLIP replaces the first).
+    own = {name: value if value.is_floating_point() else value.clone() for name, value in inputs.items()}
+    with torch.no_grad():
+        if model.can_generate():
+            model.generate(**own, do_sample=False, **length)  # type: ignore[operator]
+        else:
+            model(**own)
+
+
+def inputs_of(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """What a model reads of a batch to answer by itself, on a device: no targets, and tensors alone.
+
+    Raises:
+        RecipeError: if there is none.
+    """
+    inputs = {
+        name: value.to(device)
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and name not in _TARGETS
+    }
+    if not inputs:
+        raise RecipeError(
+            f"A batch to time holds tensors, and this one holds {', '.join(batch) or 'nothing'}."
+        )
+    return inputs
+
+
+def count_flops(model: PreTrainedModel, inputs: Mapping[str, Tensor], new_tokens: int | None) -> int:
+    """Floating-point operations of :func:`answer` on these inputs, counted while it runs.
+
+    A multiplication and the addition of its product are two. Products of matrices, convolutions and attention are
+    counted, and nothing else: no norms, no softmax, no embedding. Attention counts as if every query saw every key,
+    also where a mask hides some, and keys and values that are kept are not computed again.
+
+    Args:
+        model: In the mode in which it is.
+        inputs: From :func:`inputs_of`.
+        new_tokens: As in :func:`answer`.
+    """
+    # The counter knows the fused attention of CUDA and not that of the CPU; it knows the products of this one.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        answer(model, inputs, new_tokens)
+    return int(counter.get_total_flops())
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -158,30 +177,10 @@ def _distinct(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return list(found.values())
 
 
-def _first_sample(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
-    inputs = {
-        name: value[:1].to(device)
-        for name, value in batch.items()
-        if isinstance(value, Tensor) and name not in _TARGETS
-    }
-    if not inputs:
-        raise RecipeError(
-            f"A batch to time holds tensors, and this one holds {', '.join(batch) or 'nothing'}."
-        )
-    return inputs
-
-
 def _time_once(model: PreTrainedModel, inputs: Mapping[str, Tensor], new_tokens: int | None) -> float:
-    length = {} if new_tokens is None else {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
-    # Some models write into their inputs (BLIP replaces the first word).
-    own = {name: value.clone() for name, value in inputs.items()}
     _finish(model.device)
     started = time.perf_counter()
-    with torch.no_grad():
-        if model.can_generate():
-            model.generate(**own, do_sample=False, **length)  # type: ignore[operator]
-        else:
-            model(**own)
+    answer(model, inputs, new_tokens)
     _finish(model.device)
     return time.perf_counter() - started
 
