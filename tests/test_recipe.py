@@ -87,6 +87,38 @@ def test_a_missing_recipe_is_named(tmp_path):
         load_recipe(tmp_path / "absent.yaml")
 
 
+def test_more_to_train_on_is_a_list_of_files():
+    tree = minimal()
+    files = {"format": "visual-genome", "questions": "qa.json", "images": ["VG_100K", "VG_100K_2"]}
+    tree["data"] |= {"validation": {"questions": "v.json"}, "also_train": [files, {"questions": "v2.json"}]}
+    data = check_recipe(tree).data
+    assert [one.images for one in data.also_train] == [["VG_100K", "VG_100K_2"], ["images"]]
+    assert data.train.weight is None
+    again = check_recipe(yaml.safe_load(check_recipe(tree).dump()))
+    assert again.data == data
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"also_train": [{"questions": "v.json"}], "holdout": {"share": 0.1}}, "instead of data.holdout"),
+        ({"also_train": [{"questions": "v.json", "imagez": "i"}]}, "imagez': did you mean 'images'"),
+        ({"also_train": {"questions": "v.json"}}, "data.also_train"),
+        (
+            {"also_train": [{"format": "visual-genome", "questions": "q", "annotations": "a"}]},
+            "has no annotations",
+        ),
+        ({"also_train": [{"questions": "v.json", "weight": -1}]}, "data.also_train.0.weight"),
+        ({"train": {"questions": "q.json", "images": []}}, "data.train.images"),
+    ],
+)
+def test_more_to_train_on_is_refused_by_name(change, words):
+    tree = minimal()
+    tree["data"] |= change
+    with pytest.raises(RecipeError, match=words):
+        check_recipe(tree)
+
+
 def test_validation_and_holdout_exclude_each_other():
     tree = minimal()
     tree["data"] |= {"validation": {"questions": "v.json"}, "holdout": {"share": 0.1}}

@@ -328,6 +328,9 @@ def _known_keys(place: Sequence[str], task: object) -> list[str]:
     if place and place[0] == "data":
         section, place = DATA_OF_TASK[str(task)], place[1:]
     for part in place:
+        if part.isdigit():
+            # The place of an item in a list.
+            continue
         field = section.model_fields.get(part)
         nested = (
             []

@@ -23,22 +23,31 @@ class VqaFiles(Section):
     """One split of a visual question answering set.
 
     Attributes:
-        format: ``vqa-v2`` (official questions and annotations), ``vl-t5`` or ``blip`` (one JSON list).
-        questions: The questions; for ``vl-t5`` and ``blip`` the one file there is.
-        annotations: The answers; absent for ``vl-t5`` and ``blip``, and for a test split.
-        images: Folder of images.
+        format: ``vqa-v2`` (official questions and annotations), ``vl-t5`` or ``blip`` (one JSON list), or
+            ``visual-genome`` (official ``question_answers.json``).
+        questions: The questions; for all but ``vqa-v2`` the one file there is.
+        annotations: The answers; for ``vqa-v2`` alone, and absent for a test split.
+        images: Folder of images, or several, the first of which that has an image gives it.
         image_name: File name of an image, with ``{image_id}`` in it; the official one by default.
+        weight: Of each question in the loss, beside the soft score of its answer. When absent, 0.2 for questions
+            of Visual Genome, which one person answered, as in BLIP, and 1 for all others.
     """
 
-    format: Literal["vqa-v2", "vl-t5", "blip"] = "vqa-v2"
+    format: Literal["vqa-v2", "vl-t5", "blip", "visual-genome"] = "vqa-v2"
     questions: str
     annotations: str | None = None
-    images: str = "images"
+    images: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)] = ["images"]
     image_name: str | None = None
+    weight: NonNegative | None = None
 
     @model_validator(mode="after")
     def _keys_of_the_format(self) -> "VqaFiles":
-        superfluous = {"vqa-v2": (), "vl-t5": ("annotations",), "blip": ("annotations", "image_name")}
+        superfluous = {
+            "vqa-v2": (),
+            "vl-t5": ("annotations",),
+            "blip": ("annotations", "image_name"),
+            "visual-genome": ("annotations",),
+        }
         for key in superfluous[self.format]:
             if getattr(self, key) is not None:
                 raise ValueError(
@@ -106,6 +115,7 @@ class VqaData(DataSection):
 
     Attributes:
         train: The split to train on.
+        also_train: More to train on, such as VQA v2's validation split or Visual Genome.
         validation: The split to select and report on; or ``holdout``, never both.
         holdout: Images of ``train`` to validate on instead.
         prompt: What the text encoder reads; ``{question}`` is replaced.
@@ -115,6 +125,7 @@ class VqaData(DataSection):
     """
 
     train: VqaFiles
+    also_train: list[VqaFiles] = []
     validation: VqaFiles | None = None
     holdout: Holdout | None = None
     prompt: str = "vqa: {question}"
@@ -126,6 +137,11 @@ class VqaData(DataSection):
     def _one_validation(self) -> "VqaData":
         if self.validation is not None and self.holdout is not None:
             raise ValueError("give either data.validation or data.holdout, not both")
+        if self.also_train and self.holdout is not None:
+            raise ValueError(
+                "data.also_train may show the images that data.holdout holds out of data.train; give "
+                "data.validation instead of data.holdout"
+            )
         if "{question}" not in self.prompt:
             raise ValueError(f"data.prompt must contain {{question}}: {self.prompt!r}")
         return self

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amad.data.paths import check_present, fill_template, inside, new_folder
+from amad.data.paths import ImageFolders, check_present, fill_template, inside, new_folder
 from amad.errors import DataError
 
 
@@ -122,3 +122,23 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be made"), new_folder(tmp_path / "file" / "out"):
         pass
+
+
+def test_an_image_lies_in_the_first_folder_that_has_it(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, names in zip(folders, (("1", "2"), ("2", "3")), strict=True):
+        (folder / "sub").mkdir(parents=True)
+        for name in names:
+            (folder / "sub" / name).write_text("")
+    several = ImageFolders(folders)
+    found = [several.find(f"sub/{name}", "row 1") for name in "123"]
+    assert found == [folders[0] / "sub" / "1", folders[0] / "sub" / "2", folders[1] / "sub" / "3"]
+    with pytest.raises(DataError, match=r"row 1: no image sub/4 in .*a, .*b\."):
+        several.find("sub/4", "row 1")
+    with pytest.raises(DataError, match=r"row 1: .* leaves the data folder"):
+        several.find("../sub/1", "row 1")
+    with pytest.raises(DataError, match=r"none: the folder of images cannot be read .* row 1 needs an image"):
+        ImageFolders([tmp_path / "none", *folders]).find("1", "row 1")
+    # Whether an image is in the only folder is seen for all images at once.
+    assert ImageFolders(folders[0]).find("4", "row 1") == folders[0] / "4"
+    assert ImageFolders(None).find("4", "row 1") is None

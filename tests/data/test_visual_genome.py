@@ -5,7 +5,7 @@ from PIL import Image
 
 from amad.data.problems import Problems
 from amad.data.visual_genome import read_visual_genome
-from amad.data.vqa import VqaDataset
+from amad.data.vqa import VISUAL_GENOME_WEIGHT, VqaDataset
 from amad.errors import DataError
 
 
@@ -34,12 +34,29 @@ def test_one_answer_is_certain_in_its_normalised_form(tmp_path):
     assert (first.answers, first.scores) == (("A red shirt.",), {"red shirt": 1.0})
     assert (second.scores, second.accuracy("2")) == ({"2": 1.0}, 1.0)
     assert third.scores == {}
-    item = VqaDataset([first], training=True)[0]
-    assert (item["text"], item["target"], item["weight"]) == (
-        "vqa: What is the guy wearing?",
-        "red shirt",
-        1.0,
-    )
+    for weight in (VISUAL_GENOME_WEIGHT, 0.7):
+        (example, *_) = read_visual_genome(path, tmp_path, weight=weight)
+        item = VqaDataset([example], training=True)[0]
+        assert (item["text"], item["target"], item["weight"]) == (
+            "vqa: What is the guy wearing?",
+            "red shirt",
+            weight,
+        )
+    assert first.weight == VISUAL_GENOME_WEIGHT == 0.2
+
+
+def test_images_are_found_in_either_of_the_published_folders(tmp_path):
+    path = write(tmp_path, [{"id": i, "qas": [pair(i)]} for i in (1, 2, 3)])
+    folders = [tmp_path / "VG_100K", tmp_path / "VG_100K_2"]
+    for folder, name in zip(folders, ("1.jpg", "2.jpg"), strict=True):
+        folder.mkdir()
+        (tmp_path / name).rename(folder / name)
+    with pytest.raises(DataError, match=r"item 2: no image 3\.jpg in .*VG_100K, .*VG_100K_2\."):
+        read_visual_genome(path, folders)
+    problems = Problems("skip")
+    found = read_visual_genome(path, folders, problems=problems)
+    assert [one.image.parent.name for one in found] == ["VG_100K", "VG_100K_2"]
+    assert [one.entry for one in problems] == ["item 2"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from amad.data.augmentation import CropAndFlip
 from amad.data.images import new_image_transform
-from amad.data.vqa import ImageCache, VqaDataset, VqaExample, holdout_by_image
+from amad.data.vqa import VISUAL_GENOME_WEIGHT, ImageCache, VqaDataset, VqaExample, holdout_by_image
 from amad.errors import DataError
 
 
@@ -131,7 +131,7 @@ def test_workers_that_stay_see_the_next_epoch():
 
 def test_every_answer_comes_with_the_share_of_annotators_who_gave_it():
     ten = VqaExample(1, 1, "what", ("Red",) * 7 + ("red", "dark red", "dark red"), {"red": 1.0}, None)
-    lone = VqaExample(2, 1, "what", ("a dog",), {"dog": 1.0}, None)
+    lone = VqaExample(2, 1, "what", ("a dog",), {"dog": 1.0}, None, weight=VISUAL_GENOME_WEIGHT)
     scored = VqaExample(3, 1, "what", None, {"cat": 0.9, "dog": 0.3}, None)
     silent = VqaExample(4, 1, "what", None, {}, None)
     dataset = VqaDataset([ten, lone, scored, silent], training=True, every_answer=True)

@@ -309,6 +309,8 @@ def test_blip_rows_of_both_sets_are_read(tmp_path):
     assert vqa.scores == {"red": 1.0, "blue": 0.9, "2": 0.6, "green": 0.3}
     assert vqa.image == images / "train2014" / "a.jpg"
     assert (vg.scores, vg.accuracy("man")) == ({"man": 1.0}, 1.0)
+    assert (vqa.weight, vg.weight) == (1.0, 0.2)
+    assert {one.weight for one in read_blip(tmp_path / "a.json", images, weight=0.5)} == {0.5}
     assert without_id.question_id == "row 2"
     assert vg.image_id == test.image_id
     assert (test.answers, test.scores) == (None, {})

@@ -29,7 +29,7 @@ def translation(root, **more):
 
 
 def task_of(data):
-    return load_task(data, 0, lambda image: image)
+    return load_task(data, 0, None)
 
 
 def read(data):
@@ -115,6 +115,33 @@ def test_each_task_reads_its_own_files(scenes):
     assert tasks[2].train.text(0) == f"translate German to English: {lines(scenes / 'train.de')[0]}"
     assert tasks[2].train.examples[0].target == lines(scenes / "train.en")[0]
     assert not tasks[0].is_scored
+
+
+def test_visual_genome_is_trained_on_beside_vqa_at_its_weight(scenes, tmp_path):
+    (tmp_path / "images").symlink_to(scenes / "images")
+    for name in ("questions_train.json", "annotations_train.json"):
+        (tmp_path / name).write_bytes((scenes / name).read_bytes())
+    name = sorted(path.stem for path in (scenes / "images").iterdir())[0]
+    pairs = [{"qa_id": i, "question": f"What is {i}?", "answer": "A man."} for i in range(3)]
+    (tmp_path / "question_answers.json").write_text(json.dumps([{"id": name, "qas": pairs}]))
+    vg = {"format": "visual-genome", "questions": "question_answers.json", "image_name": "{image_id}.png"}
+    data = {
+        "root": str(tmp_path),
+        "train": {
+            "questions": "questions_train.json",
+            "annotations": "annotations_train.json",
+            "image_name": IMAGE_NAME,
+        },
+    }
+    alone = task_of(VqaData.model_validate(data)).train
+    for weight in (None, 0.5):
+        both = task_of(VqaData.model_validate(data | {"also_train": [vg | {"weight": weight}]})).train
+        assert len(both) == len(alone) + 3
+        assert both[0]["weight"] == alone[0]["weight"] == 1.0
+        last = both[len(both) - 1]
+        assert (last["text"], last["target"]) == ("vqa: What is 2?", "man")
+        assert last["weight"] == (weight or 0.2)
+        assert last["image"].shape == both[0]["image"].shape
 
 
 def test_one_coco_file_with_a_split_per_image_is_both_sets(scenes, tmp_path):

@@ -5,7 +5,7 @@ import os
 import shutil
 import string
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -29,6 +29,49 @@ def inside(folder: Path, name: str, where: str) -> Path:
             "Names must be relative and without '..'; mend the file or the template."
         )
     return folder / name
+
+
+class ImageFolders:
+    """One or more folders of images, such as COCO's train2014 and val2014 or Visual Genome's two parts.
+
+    Args:
+        folders: Where to look, in this order; None for no images.
+    """
+
+    def __init__(self, folders: Path | Sequence[Path] | None) -> None:
+        self.folders = [folders] if isinstance(folders, Path) else list(folders or ())
+        self._listings: dict[Path, set[str]] = {}
+
+    def find(self, name: str, where: str) -> Path | None:
+        """The image of this name: in the only folder, whether it is there or not, or in the first that has it.
+
+        None without folders.
+
+        Raises:
+            DataError: naming ``where``, if the name leads elsewhere, a folder of several cannot be read, or none
+                of several has the image.
+        """
+        paths = [inside(folder, name, where) for folder in self.folders]
+        if len(paths) < 2:
+            return paths[0] if paths else None
+        for path in paths:
+            if path.name in self._names(path.parent, where):
+                return path
+        raise DataError(
+            f"{where}: no image {name} in {', '.join(map(str, self.folders))}. Check the image folders and the "
+            "file name template, or fetch the images."
+        )
+
+    def _names(self, folder: Path, where: str) -> set[str]:
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = set(os.listdir(folder))
+            except OSError as error:
+                raise DataError(
+                    f"{folder}: the folder of images cannot be read ({error.strerror}); {where} needs an image. "
+                    "Check the image folders."
+                ) from None
+        return self._listings[folder]
 
 
 def fill_template(template: str, where: str, **values: Any) -> str:

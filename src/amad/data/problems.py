@@ -12,6 +12,7 @@ from amad.data.paths import check_present, write_lines
 from amad.errors import DataError
 
 Policy = Literal["raise", "skip"]
+_REMEDY = "Or leave such examples out: data.on_bad_example=skip."
 
 
 class Pictured(Protocol):
@@ -87,7 +88,8 @@ class Problems:
             yield
         except DataError as error:
             if not self.skips:
-                raise DataError(f"{error} Or leave such examples out: data.on_bad_example=skip.") from None
+                # An entry within an entry says it once.
+                raise (error if str(error).endswith(_REMEDY) else DataError(f"{error} {_REMEDY}")) from None
             self._found.append(BadExample(str(file), entry, str(error)))
 
     def counts(self) -> dict[str, int]:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from amad.data.paths import fill_template, inside
+from amad.data.paths import ImageFolders, fill_template
 from amad.data.problems import Problems
-from amad.data.vqa_files import VqaExample, keep_questions
+from amad.data.vqa_files import VISUAL_GENOME_WEIGHT, Images, VqaExample, keep_questions
 from amad.errors import DataError
 from amad.metrics.documents import field, read_rows
 from amad.metrics.vqa_answers import soft_scores
@@ -12,26 +12,32 @@ from amad.metrics.vqa_answers import soft_scores
 
 def read_visual_genome(
     path: Path,
-    images: Path | None = None,
+    images: Images = None,
     image_name: str = "{image_id}.jpg",
     problems: Problems | None = None,
+    weight: float = VISUAL_GENOME_WEIGHT,
 ) -> list[VqaExample]:
     """The official form, ``question_answers.json``, plain or .gz: per image its ``id`` and its ``qas``.
 
-    The one answer of a question is taken as certain, with score 1 in its normalised form, as in BLIP's files.
-    An answer of which nothing is left when normalised has no score.
+    The one answer of a question is taken as certain, with score 1 in its normalised form; the weight says how
+    much less it counts than ten people's. An answer of which nothing is left when normalised has no score.
+
+    Many of its images are COCO's too, some of them in the sets that VQA v2 validates and tests on. This file does
+    not say which; the ``coco_id`` of its ``image_data.json`` does.
 
     Args:
         path: The file.
-        images: Folder of images; without it examples have none.
+        images: Folder of images, or several, as the two parts that are published; without it examples have none.
         image_name: File name of an image, from ``{image_id}``.
         problems: What to do about bad examples; refuse the first when absent.
+        weight: Of each question in the loss.
 
     Raises:
         DataError: if the file is missing, truncated or malformed; a question or an image is listed twice; an
             image is missing, or its name leaves the folder; or there is no question.
     """
     problems = problems or Problems()
+    folders = ImageFolders(images)
     examples = []
     seen_images: set[int | str] = set()
     seen_questions: set[int | str] = set()
@@ -45,7 +51,7 @@ def read_visual_genome(
                 )
             seen_images.add(image_id)
             name = fill_template(image_name, where, image_id=image_id)
-            image = inside(images, name, where) if images is not None else None
+            image = folders.find(name, where)
             for j, pair in enumerate(field(row, "qas", list, where)):
                 entry = f"item {i}, question {j}"
                 with problems.at(path, entry):
@@ -62,6 +68,15 @@ def read_visual_genome(
                     seen_questions.add(question_id)
                     scores = dict.fromkeys(soft_scores((answer,)), 1.0)
                     examples.append(
-                        VqaExample(question_id, image_id, question, (answer,), scores, image, image_name=name)
+                        VqaExample(
+                            question_id,
+                            image_id,
+                            question,
+                            (answer,),
+                            scores,
+                            image,
+                            image_name=name,
+                            weight=weight,
+                        )
                     )
     return keep_questions(examples, path, problems)

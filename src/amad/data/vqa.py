@@ -12,11 +12,19 @@ from amad.data.augmentation import CropAndFlip
 from amad.data.images import Pixels, open_image
 from amad.data.regions import Regions, visual_inputs
 from amad.data.sampling import Epoch, uniform
-from amad.data.vqa_files import OFFICIAL_IMAGE_NAME, VqaExample, read_blip, read_vlt5, read_vqa_v2
+from amad.data.vqa_files import (
+    OFFICIAL_IMAGE_NAME,
+    VISUAL_GENOME_WEIGHT,
+    VqaExample,
+    read_blip,
+    read_vlt5,
+    read_vqa_v2,
+)
 from amad.errors import DataError
 
 __all__ = [
     "OFFICIAL_IMAGE_NAME",
+    "VISUAL_GENOME_WEIGHT",
     "ImageCache",
     "VqaDataset",
     "VqaExample",
@@ -96,16 +104,16 @@ class ImageCache:
 class VqaDataset(Dataset[dict[str, Any]]):
     """Examples as items for ``Seq2SeqCollator``.
 
-    An item has ``text``, ``target``, ``weight`` (the soft score of the target), ``index``, and either ``image``
-    (pixels) or ``vis_feats`` and ``boxes`` where the example has one. Examples without any answer have the
-    target "" at weight 0, as in VL-T5, so they add nothing to the loss.
+    An item has ``text``, ``target``, ``weight`` (the soft score of the target times the question's weight),
+    ``index``, and either ``image`` (pixels) or ``vis_feats`` and ``boxes`` where the example has one. Examples
+    without any answer have the target "" at weight 0, as in VL-T5, so they add nothing to the loss.
 
     While training the target is sampled in proportion to the soft scores, as in VL-T5, by a rule of seed,
     epoch and index alone: the order of reading, the number of workers and an interruption change nothing.
     Otherwise it is the answer of most annotators, the earliest among equals.
 
-    With ``every_answer`` an item of a training set has ``targets``, all answers, and ``weights``, their shares, in the
-    place of ``target`` and ``weight``: BLIP's form. See ``VqaExample.answer_shares``.
+    With ``every_answer`` an item of a training set has ``targets``, all answers, and ``weights``, their shares times
+    the question's weight, in the place of ``target`` and ``weight``: BLIP's form. See ``VqaExample.answer_shares``.
 
     Args:
         examples: What ``read_vqa_v2``, ``read_vlt5`` or ``read_blip`` gave.
@@ -162,10 +170,13 @@ class VqaDataset(Dataset[dict[str, Any]]):
         item: dict[str, Any] = {"text": self.text(index), "index": index}
         if self.every_answer:
             shares = example.answer_shares or {"": 0.0}
-            item |= {"targets": tuple(shares), "weights": tuple(shares.values())}
+            item |= {
+                "targets": tuple(shares),
+                "weights": tuple(share * example.weight for share in shares.values()),
+            }
         else:
             target, weight = self._sample(index) if self.training else example.best_answer
-            item |= {"target": target, "weight": weight}
+            item |= {"target": target, "weight": weight * example.weight}
         item |= visual_inputs(example, self.images.__getitem__, self.regions)
         if self.augment is not None and "image" in item:
             item["image"] = self.augment(item["image"], int(self._epoch), index)

@@ -1,12 +1,12 @@
 """Questions about images, read from the forms in which they are published."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from amad.data.paths import fill_template, inside
+from amad.data.paths import ImageFolders, fill_template
 from amad.data.problems import Problems, keep_present
 from amad.errors import DataError
 from amad.metrics.documents import (
@@ -23,7 +23,12 @@ from amad.metrics.vqa_answers import normalise_answer, soft_scores
 
 OFFICIAL_IMAGE_NAME = "COCO_{split}2014_{image_id:012d}.jpg"
 N_ANNOTATORS = 10
-LONE_ANSWER_SHARE = 0.2
+
+VISUAL_GENOME_WEIGHT = 0.2
+"""Weight in the loss of a question that one person answered, as in BLIP (data/vqa_dataset.py of its code)."""
+
+Images = Path | Sequence[Path] | None
+"""A folder of images, or several to look in; None for no images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class VqaExample:
         question_type: First words of the question as the set classifies them; None where not published.
         answer_type: ``yes/no``, ``number`` or ``other``; None where not published.
         image_name: The image's file name, with folders where the set has them; None where it was not asked for.
+        weight: Of the question in the loss, times the soft score of the answer that is learned.
     """
 
     question_id: int | str
@@ -53,6 +59,7 @@ class VqaExample:
     question_type: str | None = None
     answer_type: str | None = None
     image_name: str | None = None
+    weight: float = 1.0
 
     @property
     def stem(self) -> str:
@@ -78,13 +85,11 @@ class VqaExample:
     def answer_shares(self) -> Mapping[str, float]:
         """The share of annotators who gave each distinct answer, as written, as BLIP weights them.
 
-        A single annotator's answer, as in Visual Genome, has the share 0.2 (data/vqa_dataset.py of BLIP's code). Where
-        only scores are published they are the shares. Empty without answers.
+        Where only scores are published they are the shares. Empty without answers. The ``weight`` of a question that
+        one person answered is the rest of BLIP's rule.
         """
         if self.answers is None:
             return self.scores
-        if len(self.answers) == 1:
-            return dict.fromkeys(self.answers, LONE_ANSWER_SHARE)
         return {answer: n / len(self.answers) for answer, n in Counter(self.answers).items()}
 
     def accuracy(self, prediction: str) -> float:
@@ -97,23 +102,25 @@ class VqaExample:
 def read_vqa_v2(
     questions: Path,
     annotations: Path | None = None,
-    images: Path | None = None,
+    images: Images = None,
     image_name: str | None = None,
     split: str | None = None,
     problems: Problems | None = None,
+    weight: float = 1.0,
 ) -> list[VqaExample]:
     """The official VQA v2 form, plain or .gz, in the order of the questions file.
 
     Args:
         questions: The file with ``questions``.
         annotations: The file with ``annotations``; without it examples have no answers.
-        images: Folder of images; without it examples have none.
+        images: Folder of images, or several; without it examples have none.
         image_name: File name of an image, from ``{image_id}`` and ``{split}``; the official
             ``COCO_{split}2014_{image_id:012d}.jpg`` when absent. Without a folder of images, examples have an
             ``image_name`` where this is given.
         split: What ``{split}`` is; read off ``data_subtype`` of the questions file ("train2014") when absent.
         problems: What to do about a malformed question, one without ten answers or without its image; refuse
             the first when absent. Ids that contradict each other are refused always.
+        weight: Of each question in the loss.
 
     Raises:
         DataError: if a file is missing, truncated or malformed; a question id occurs twice; a question has no
@@ -121,6 +128,7 @@ def read_vqa_v2(
             image is missing, or its name leaves the folder.
     """
     problems = problems or Problems()
+    folders = ImageFolders(images)
     document = read_json(questions)
     asked = index_by(rows_of(document, questions, "questions"), "question_id", questions)
     answered = _annotations(annotations, questions, asked) if annotations is not None else {}
@@ -145,7 +153,7 @@ def read_vqa_v2(
             image_id = field(row, "image_id", (int, str), where)
             if image_id not in places:
                 name = fill_template(template, where, image_id=image_id, split=split) if named else None
-                places[image_id] = (name, _below(images, name, where))
+                places[image_id] = (name, None if name is None else folders.find(name, where))
             name, image = places[image_id]
             annotation = answered.get(question_id, {})
             answers = given.get(question_id)
@@ -160,6 +168,7 @@ def read_vqa_v2(
                     question_type=annotation.get("question_type"),
                     answer_type=annotation.get("answer_type"),
                     image_name=name,
+                    weight=weight,
                 )
             )
     return keep_questions(examples, questions, problems)
@@ -167,9 +176,10 @@ def read_vqa_v2(
 
 def read_vlt5(
     path: Path,
-    images: Path | None = None,
+    images: Images = None,
     image_name: str = "{image_id}.jpg",
     problems: Problems | None = None,
+    weight: float = 1.0,
 ) -> list[VqaExample]:
     """VL-T5's form: one list with ``img_id``, ``sent`` and ``label``, the soft score of each answer.
 
@@ -180,6 +190,7 @@ def read_vlt5(
         DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
     """
     problems = problems or Problems()
+    folders = ImageFolders(images)
     examples = []
     for question_id, row in index_by(read_rows(path), "question_id", path).items():
         with problems.at(path, f"question {question_id}"):
@@ -200,26 +211,34 @@ def read_vlt5(
                     question=field(row, "sent" if "sent" in row else "question", str, where),
                     answers=_answers(row, where) if row.get("answers") else None,
                     scores={answer: float(score) for answer, score in label.items()},
-                    image=_below(images, name, where),
+                    image=folders.find(name, where),
                     question_type=row.get("question_type"),
                     answer_type=row.get("answer_type"),
                     image_name=name,
+                    weight=weight,
                 )
             )
     return keep_questions(examples, path, problems)
 
 
-def read_blip(path: Path, images: Path | None = None, problems: Problems | None = None) -> list[VqaExample]:
+def read_blip(
+    path: Path,
+    images: Images = None,
+    problems: Problems | None = None,
+    weight: float | None = None,
+) -> list[VqaExample]:
     """BLIP's form: one list with ``image`` (a path below ``images``), ``question`` and ``answer``.
 
     Ten answers of VQA v2 give soft scores as everywhere; the one answer of a Visual Genome row (``dataset``
-    is ``vg``) is taken as certain, score 1. Test rows have no ``answer``. ``question_id`` may be missing, as
-    in Visual Genome, and is then the position in the list, as text.
+    is ``vg``) is taken as certain, score 1, at ``VISUAL_GENOME_WEIGHT`` unless ``weight`` is given. Test rows
+    have no ``answer``. ``question_id`` may be missing, as in Visual Genome, and is then the position in the
+    list, as text.
 
     Raises:
         DataError: as ``read_vqa_v2``.
     """
     problems = problems or Problems()
+    folders = ImageFolders(images)
     rows = read_rows(path)
     ids: list[int | str] = [
         field(row, "question_id", (int, str), f"{path}, item {i}") if "question_id" in row else f"row {i}"
@@ -235,7 +254,9 @@ def read_blip(path: Path, images: Path | None = None, problems: Problems | None 
             name = field(row, "image", str, where)
             answers: tuple[str, ...] | None = None
             scores: Mapping[str, float] = {}
+            own_weight = 1.0
             if row.get("dataset") == "vg" and isinstance(row.get("answer"), str):
+                own_weight = VISUAL_GENOME_WEIGHT
                 answers = (row["answer"],)
                 scores = dict.fromkeys(soft_scores(answers), 1.0)
             elif row.get("answer") is not None:
@@ -248,8 +269,9 @@ def read_blip(path: Path, images: Path | None = None, problems: Problems | None 
                     question=field(row, "question", str, where),
                     answers=answers,
                     scores=scores,
-                    image=_below(images, name, where),
+                    image=folders.find(name, where),
                     image_name=name,
+                    weight=own_weight if weight is None else weight,
                 )
             )
     return keep_questions(examples, path, problems)
@@ -299,10 +321,6 @@ def _ten(answers: tuple[str, ...], where: str) -> tuple[str, ...]:
             "Give one answer per annotator; repeat a single ground truth ten times."
         )
     return answers
-
-
-def _below(images: Path | None, name: str | None, where: str) -> Path | None:
-    return None if images is None or name is None else inside(images, name, where)
 
 
 def _split(subtype: Any, questions: Path) -> str:

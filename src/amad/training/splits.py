@@ -12,8 +12,10 @@ from amad.data.paths import fill_template, inside
 from amad.data.problems import Problems
 from amad.data.regions import Regions, with_regions
 from amad.data.translation import TranslationExample, read_multi30k
+from amad.data.visual_genome import read_visual_genome
 from amad.data.vqa import (
     OFFICIAL_IMAGE_NAME,
+    VISUAL_GENOME_WEIGHT,
     VqaExample,
     holdout_by_image,
     read_blip,
@@ -119,6 +121,8 @@ class VqaSplits(Splits[VqaData, VqaExample]):
     def _parts(self) -> tuple[list[VqaExample], list[VqaExample]]:
         """The training files without what is held out, and that."""
         found = self._read(self.data.train, "data.train")
+        for position, files in enumerate(self.data.also_train):
+            found = found + self._read(files, f"data.also_train.{position}")
         if not any(example.scores for example in found):
             raise DataError(
                 f"data.train: none of the {len(found)} questions has an answer, so there is nothing to learn. "
@@ -129,17 +133,25 @@ class VqaSplits(Splits[VqaData, VqaExample]):
 
     def _read(self, files: VqaFiles, key: str) -> list[VqaExample]:
         questions = inside(self.root, files.questions, f"{key}.questions")
-        images = self._images(files.images, f"{key}.images")
+        images = None
+        if self.regions is None:
+            images = [inside(self.root, folder, f"{key}.images") for folder in files.images]
+        weight = 1.0 if files.weight is None else files.weight
         if files.format == "blip":
-            found = read_blip(questions, images, self.problems)
+            found = read_blip(questions, images, self.problems, files.weight)
+        elif files.format == "visual-genome":
+            weight = VISUAL_GENOME_WEIGHT if files.weight is None else files.weight
+            name = files.image_name or "{image_id}.jpg"
+            found = read_visual_genome(questions, images, name, self.problems, weight)
         elif files.format == "vl-t5":
-            found = read_vlt5(questions, images, files.image_name or "{image_id}.jpg", self.problems)
+            name = files.image_name or "{image_id}.jpg"
+            found = read_vlt5(questions, images, name, self.problems, weight)
         else:
             annotations = None
             if files.annotations is not None:
                 annotations = inside(self.root, files.annotations, f"{key}.annotations")
             name = files.image_name or OFFICIAL_IMAGE_NAME
-            found = read_vqa_v2(questions, annotations, images, name, problems=self.problems)
+            found = read_vqa_v2(questions, annotations, images, name, problems=self.problems, weight=weight)
         return self._seen(found, questions)
 
 
