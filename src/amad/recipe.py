@@ -115,6 +115,7 @@ class AttentionTerm(Section):
         temperature: For ``amad``: of the softmax over student heads; 1 is the paper's.
         detach_alignment: For ``amad``: stop gradients through the alignment weights.
         projection: For ``amad``, ``projected``: ``full`` as in the paper, or ``factored``.
+        head_weights: How much each teacher head counts: all alike, or by its ``importance`` to the teacher's task.
         stacks: Weight of each stack; all stacks that both models have, at weight 1, when absent.
     """
 
@@ -124,6 +125,7 @@ class AttentionTerm(Section):
     temperature: Positive = 1.0
     detach_alignment: bool = False
     projection: Literal["full", "factored"] = "full"
+    head_weights: Literal["uniform", "importance"] = "uniform"
     stacks: dict[str, NonNegative] | None = None
 
     @model_validator(mode="after")

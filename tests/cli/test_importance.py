@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,21 @@ def test_what_it_needs_is_said_before_anything_is_computed(amad, student_tree, t
         "importance", taught.model, "--data", path, "--plot", "nowhere/heads.png"
     )
     assert "none-such" in amad.refuse("importance", "none-such", "--data", path)
+
+
+def test_heads_that_matter_teach_more(amad, student_tree, taught):
+    even = amad.document("distill", amad.write(student_tree), "training.max_steps=3", "output=even")
+    tree = student_tree | {"pairing": "important"}
+    tree["objective"] = {"attention": {"head_weights": "importance"}}
+    weighed = amad.document("distill", amad.write(tree), "training.max_steps=3", "output=weighed")
+    assert weighed["examples_seen"] == even["examples_seen"]
+    first = [
+        next(
+            line
+            for line in map(json.loads, Path(f"{name}/records.jsonl").read_text().splitlines())
+            if line["event"] == "step"
+        )
+        for name in ("even", "weighed")
+    ]
+    assert first[0]["loss_task"] == pytest.approx(first[1]["loss_task"], rel=1e-5)
+    assert first[0]["loss_attention"] != pytest.approx(first[1]["loss_attention"], rel=1e-3)

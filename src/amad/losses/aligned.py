@@ -1,14 +1,15 @@
 """Teacher maps taught to mixtures of student maps, whoever says how they are mixed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amad.axes import SitePair
+from amad.axes import SiteKey, SitePair
 from amad.capture.record import AttentionRecord
+from amad.errors import RecipeError
 from amad.losses.figures import AlignmentFigures, alignment_figures
 from amad.losses.objective import Captured
 from amad.losses.pairs import PairTerm, check_choice
@@ -44,6 +45,29 @@ class AlignedAttention(PairTerm):
         super().__init__(pairs)
         check_choice("variant", variant, self.variants)
         self.variant = variant
+        self.head_weights: dict[SiteKey, Tensor] = {}
+
+    def weigh_heads(self, importance: Mapping[SiteKey, Float[Tensor, " head"]]) -> None:
+        """Let each teacher head count in the sum by what it is worth, instead of all alike.
+
+            sum_i c_i loss_i,    c_i = Ht max(I_i, 0) / sum_l max(I_l, 0)
+
+        so that the weights of a site sum to its number of heads, as without. Ours, beyond the paper.
+
+        Args:
+            importance: I of every head of the teacher's sites; see :mod:`amad.losses.importance`.
+
+        Raises:
+            RecipeError: if a paired site is missing, or none of its heads is worth anything.
+        """
+        for key in dict.fromkeys(pair.teacher for pair in self.pairs):
+            worth = importance[key].clamp(min=0) if key in importance else torch.zeros(1)
+            if not worth.sum() > 0:
+                raise RecipeError(
+                    f"no head of the teacher's {key} is worth anything, so they cannot be weighed by it. Pair another "
+                    f"layer (pairing: important), or leave head_weights uniform."
+                )
+            self.head_weights[key] = len(worth) * worth / worth.sum()
 
     def align(
         self,
@@ -62,17 +86,26 @@ class AlignedAttention(PairTerm):
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         def loss(operators: Operators) -> Tensor:
-            return self._mixture_loss(operators, self.align(pair, student, teacher, operators.gram))
+            return self._mixture_loss(pair, operators, self.align(pair, student, teacher, operators.gram))
 
         return fused_loss(student, teacher, loss)
 
-    def _mixture_loss(self, operators: Operators, alignment: Tensor) -> Float[Tensor, " batch"]:
+    def _mixture_loss(
+        self, pair: SitePair, operators: Operators, alignment: Tensor
+    ) -> Float[Tensor, " batch"]:
         taught = alignment.detach().any(-1)
         # A mixture of nothing has no divergence: heads that are dropped take any, and their value is left out.
         alignment = alignment.masked_fill(~taught[..., None], 1 / alignment.shape[-1])
         is_mse = self.variant == "mse"
         values = mixture_distance(operators.gram(), alignment) if is_mse else operators.kl(alignment)
-        return values.masked_fill(~taught, 0.0).sum(-1)
+        return self._sum_over_heads(pair, values.masked_fill(~taught, 0.0))
+
+    def _sum_over_heads(
+        self, pair: SitePair, values: Float[Tensor, "batch teacher"]
+    ) -> Float[Tensor, " batch"]:
+        """The sum over the teacher's heads, each by its weight."""
+        weights = self.head_weights.get(pair.teacher)
+        return values.sum(-1) if weights is None else (values * weights.to(values)).sum(-1)
 
     @torch.no_grad()
     def diagnose(self, student: Captured, teacher: Captured) -> dict[SitePair, AlignmentFigures]:

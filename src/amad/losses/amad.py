@@ -123,7 +123,8 @@ class AttentionAlignment(AlignedAttention):
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         if self.variant == "token":
-            return row_aligned_kl(student, teacher, self.temperature, self.detach_alignment).sum(-1)
+            values = row_aligned_kl(student, teacher, self.temperature, self.detach_alignment)
+            return self._sum_over_heads(pair, values)
         if self.variant == "projected":
             return self._projected_loss(pair, student, teacher)
         return super()._loss(pair, student, teacher)
@@ -135,7 +136,7 @@ class AttentionAlignment(AlignedAttention):
         sums = over_projected_blocks(
             student, teacher, self._projection(pair), lambda block: kl_sums(block, alignment)
         )
-        return mean_over_rows(sums).sum(-1)
+        return self._sum_over_heads(pair, mean_over_rows(sums))
 
     def _projected_gram(
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord

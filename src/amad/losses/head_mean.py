@@ -1,13 +1,15 @@
 """Divergence between the means over the heads of both models."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amad.axes import SitePair
+from amad.axes import SiteKey, SitePair
 from amad.capture.record import AttentionRecord
+from amad.losses.pairs import PairTerm
 from amad.losses.rivals import MeanOfHeads
 from amad.ops.aligned_kl.reference import mean_over_rows, mixture_kl
 from amad.ops.maps import BLOCK_NUMBERS
@@ -28,6 +30,14 @@ class HeadMean(MeanOfHeads):
     """
 
     variants: ClassVar[tuple[str, ...]] = ("kl",)
+
+    def weigh_heads(self, importance: Mapping[SiteKey, Float[Tensor, " head"]]) -> None:
+        """Refused: the mean has no heads to weigh.
+
+        Raises:
+            RecipeError: always.
+        """
+        PairTerm.weigh_heads(self, importance)
 
     def _loss(
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord

@@ -83,7 +83,7 @@ class LearnedMixture(AlignedAttention):
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         operators = PlainOperators(student, teacher)
-        return self._mixture_loss(operators, self.align(pair, student, teacher, operators.gram))
+        return self._mixture_loss(pair, operators, self.align(pair, student, teacher, operators.gram))
 
     def _add(self, pair: SitePair, n_teachers: int, n_students: int, device: torch.device) -> None:
         self.scores[pair_name(pair)] = nn.Parameter(torch.zeros(n_teachers, n_students, device=device))

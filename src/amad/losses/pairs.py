@@ -40,6 +40,16 @@ class PairTerm(Term):
                 )
         self.pairs = tuple(pairs)
 
+    def weigh_heads(self, importance: Mapping[SiteKey, Float[Tensor, " head"]]) -> None:
+        """Let each teacher head count by what it is worth, where the term is a sum over teacher heads.
+
+        Raises:
+            RecipeError: where it is not.
+        """
+        raise RecipeError(
+            f"{type(self).__name__} is no sum over teacher heads, so they cannot be weighed. Leave head_weights out."
+        )
+
     @property
     def is_trained(self) -> bool:
         """Whether the term trains something of its own, which :meth:`prepare` makes."""

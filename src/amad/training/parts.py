@@ -218,6 +218,8 @@ class RunParts:
                 detach_alignment=chosen.attention.detach_alignment,
                 projection=chosen.attention.projection,
             )
+            if chosen.attention.head_weights == "importance":
+                attention.weigh_heads(self.teacher_importance.heads)
             if attention.is_trained:
                 attention.prepare(self.student_records(), self.teacher_records())
             terms["attention"] = (chosen.attention.weight, attention)
