@@ -126,6 +126,7 @@ def test_what_was_measured_is_written_beside_the_results(amad, teacher_tree, tau
     assert sorted(path.name for path in Path("deep").iterdir()) == ["r.json", "r.metrics.json"]
     assert told["environment"]["torch"] == torch.__version__
     assert told["seconds"] > 0
+    assert told["data"]["validation"]["questions"] == "questions_val.json"
     blank = amad.document("evaluate", path, "--model", taught.model, "--results", "b.json", "--blank-images")
     assert blank["digests"] == told["digests"]
     # Other questions have another digest, another model has another.

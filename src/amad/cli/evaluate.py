@@ -177,7 +177,8 @@ def _evaluate(
             if task.problems.skips:
                 document["bad_examples"] = task.problems.n_bad
             document |= task.score(said) if is_scored else dict.fromkeys(task.figures)
-            document |= {"digests": of, "environment": around}
+            of_what = data.model_dump(mode="json", exclude_none=True, exclude={"train", "image_cache_gib"})
+            document |= {"data": of_what, "digests": of, "environment": around}
             if out is not None:
                 write_whole(out, task.results(said))
                 if task.problems.skips:

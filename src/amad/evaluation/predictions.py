@@ -189,7 +189,7 @@ def digest_of_items(dataset: Any) -> str:
     """
     digest = hashlib.sha256()
     for index, example in enumerate(dataset.examples):
-        image = "" if example.image is None else example.image.name
+        image = example.stem if example.image is None else example.image.name
         digest.update(f"{json.dumps([dataset.text(index), image])}\n".encode())
     regions = getattr(dataset, "regions", None)
     for path in [] if regions is None else regions.paths:
