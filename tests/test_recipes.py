@@ -157,7 +157,8 @@ def questions(data, split, scenes, root):
             for question, answer in zip(asked["questions"], answered["annotations"], strict=True)
         ]
         write(root / files.questions, json.dumps(rows))
-    return {f"{files.images}/{name.format(image_id=own)}": (split, image_id) for image_id, own in ids.items()}
+    folder, *_ = files.images
+    return {f"{folder}/{name.format(image_id=own)}": (split, image_id) for image_id, own in ids.items()}
 
 
 def captions(data, split, scenes, root):
