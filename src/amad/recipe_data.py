@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Task = Literal["vqa", "captions", "translation"]
+Task = Literal["vqa", "captions", "translation", "pretraining"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -232,9 +232,129 @@ class TranslationData(DataSection):
         return self
 
 
-DATA_OF_TASK: dict[str, type[VqaData | CaptionData | TranslationData]] = {
+class RegionFiles(Section):
+    """Region features in the place of images.
+
+    Attributes:
+        files: VL-T5's h5 or LXMERT's tsv files; an image is looked up in each in turn.
+        objects: The detector's object classes, one per line; for the tasks ``describe`` and ``find``.
+        attributes: Its attribute classes, likewise.
+        n_regions: Regions of every image; any number when null.
+        n_features: Length of a feature.
+    """
+
+    files: list[str] = Field(min_length=1)
+    objects: str | None = None
+    attributes: str | None = None
+    n_regions: int | None = Field(36, gt=0)
+    n_features: int = Field(2048, gt=0)
+
+    @model_validator(mode="after")
+    def _both_names(self) -> Self:
+        if (self.objects is None) != (self.attributes is None):
+            raise ValueError(
+                "regions are called by attribute and object: give both lists of classes, or neither"
+            )
+        return self
+
+
+class BoxFiles(Section):
+    """Named boxes on images that a model reads as patches, for the tasks ``describe`` and ``find``.
+
+    Attributes:
+        instances: COCO's instance annotations.
+        grid: Rows, and columns, of the model's patches.
+    """
+
+    instances: str
+    grid: int = Field(gt=0)
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class PretrainingFiles(Section):
+    """One split of what is pre-trained on.
+
+    Attributes:
+        captions: Images with captions; a list joins several sets.
+        questions: Questions about images, for the task ``question``; likewise.
+        regions: Features of all these images, which are then not read.
+        boxes: Objects in images.
+    """
+
+    captions: Annotated[list[CaptionFiles], BeforeValidator(_as_list), Field(min_length=1)]
+    questions: Annotated[list[VqaFiles], BeforeValidator(_as_list)] = Field(default_factory=list)
+    regions: RegionFiles | None = None
+    boxes: BoxFiles | None = None
+
+    @model_validator(mode="after")
+    def _one_source_of_objects(self) -> Self:
+        if self.regions is not None and self.boxes is not None:
+            raise ValueError("boxes are for images that are read as patches, and regions take their place")
+        return self
+
+
+TextTask = Literal["span", "match", "question", "describe", "find"]
+"""VL-T5's tasks: texts with targets."""
+
+PairTask = Literal["contrast", "match", "caption"]
+"""BLIP's: losses on pairs of image and caption."""
+
+
+class PretrainingData(DataSection):
+    """What is pre-trained on: images with captions, and maybe questions and named objects.
+
+    Attributes:
+        train: The split to train on.
+        validation: The split to report on.
+        tasks: For an encoder-decoder, how often each of ``span``, ``match``, ``question``, ``describe`` and ``find`` is
+            drawn, in parts of the sum; 0 leaves a task out. For BLIP, the weights of the losses ``contrast``,
+            ``match`` and ``caption``, all of which each batch gives.
+        mask_ratio: Share of a caption's words that ``span`` leaves out.
+        max_input_tokens: Longer texts are cut.
+        max_target_tokens: Longer targets are cut.
+        max_validation_examples: Validate on the first so many images and questions; all when absent.
+    """
+
+    train: PretrainingFiles
+    validation: PretrainingFiles | None = None
+    tasks: dict[TextTask | PairTask, NonNegative] = {"span": 1.0, "match": 1.0}
+    mask_ratio: float = Field(0.15, gt=0, lt=1)
+    max_input_tokens: int = Field(20, gt=0)
+    max_target_tokens: int = Field(20, gt=0)
+    max_validation_examples: int | None = Field(None, gt=0)
+
+    @property
+    def learns_pairs(self) -> bool:
+        """Whether the tasks are BLIP's."""
+        return bool({"contrast", "caption"} & self.tasks.keys())
+
+    @property
+    def drawn_tasks(self) -> dict[str, float]:
+        """The tasks that are not left out, and their weights."""
+        return {task: weight for task, weight in self.tasks.items() if weight}
+
+    @model_validator(mode="after")
+    def _tasks_of_one_model(self) -> Self:
+        others = self.tasks.keys() & {"span", "question", "describe", "find"}
+        if self.learns_pairs and others:
+            raise ValueError(
+                f"data.tasks mixes BLIP's contrast and caption with {', '.join(sorted(others))} of an encoder-decoder. "
+                "Give those of one model"
+            )
+        if not self.drawn_tasks:
+            raise ValueError("data.tasks must have a task with a weight above 0")
+        return self
+
+
+RecipeData = VqaData | CaptionData | TranslationData | PretrainingData
+
+DATA_OF_TASK: dict[str, type[RecipeData]] = {
     "vqa": VqaData,
     "captions": CaptionData,
     "translation": TranslationData,
+    "pretraining": PretrainingData,
 }
 """The form of ``data`` for each task."""

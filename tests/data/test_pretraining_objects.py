@@ -130,7 +130,9 @@ def test_real_boxes_of_coco_are_placed(shared_data, tmp_path):
     stored = json.loads((shared_data / "coco" / "boxes.json").read_text())
     labels = sorted({one["label"] for row in stored.values() for one in row["objects"]})
     document = {
-        "images": [{"id": int(image), "width": 1000, "height": 1000} for image in stored],
+        "images": [
+            {"id": int(image), "file_name": f"{image}.jpg", "width": 1000, "height": 1000} for image in stored
+        ],
         "categories": [{"id": number, "name": name} for number, name in enumerate(labels)],
         "annotations": [
             {

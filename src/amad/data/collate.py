@@ -14,6 +14,9 @@ from amad.errors import DataError
 
 IGNORED_LABEL = -100
 
+FOR_THE_LOSS = ("label_weights", "kinds")
+"""What a batch has for the loss alone: no inputs of a model."""
+
 
 class Seq2SeqCollator:
     """Makes the inputs of an encoder-decoder from dataset items.

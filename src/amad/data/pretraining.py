@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from amad.data.captions import CaptionDataset
 from amad.data.pretraining_objects import GROUNDED, GroundedTask, ObjectSource
 from amad.data.pretraining_text import Draws, n_masked, span_prediction
+from amad.data.regions import visual_inputs
 from amad.data.vqa import VqaDataset
 from amad.errors import DataError
 
@@ -118,6 +119,10 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             draws = Draws(number)
         if task == "question" and self.questions is not None:
             item = self.questions[number]
+            regions = self.captions.regions
+            if regions is not None:
+                example = self.questions.examples[number]
+                item |= visual_inputs(example, self.captions.images.__getitem__, regions)
         else:
             text, target = self._texts_of(task, number, matched, draws)
             item = self.captions[number] | {"text": f"{PREFIXES[task]} {text}", "target": target}
@@ -162,12 +167,15 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         """One item of each image that has objects to ask for."""
         if self.objects is None:
             return []
-        found = {}
+        found = []
+        last = None
         for number in range(len(self.captions)):
             example = self.captions.example(number)
-            if example.image_id not in found and self.objects.has(example, task):
-                found[example.image_id] = number
-        return list(found.values())
+            # The captions of an image follow one another.
+            if example is not last and self.objects.has(example, task):
+                found.append(number)
+            last = example
+        return found
 
     def _texts_of(self, task: str, number: int, matched: bool, draws: Draws) -> tuple[str, str]:
         """What is read after the prefix, and what is to be said."""
@@ -190,7 +198,7 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         for _ in range(_MOST_TRIES):
             other = draws.below(len(self.captions))
             caption = self.captions.target(other)
-            if self.captions.example(other).image_id != own.image_id and caption not in ("", *own.captions):
+            if self.captions.example(other) is not own and caption not in ("", *own.captions):
                 return caption
         raise DataError(
             f"image {own.image_name}: {_MOST_TRIES} captions drawn from the set are all its own, so it has no "
@@ -198,6 +206,11 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         )
 
     def _check(self) -> None:
+        if "match" in self.tasks and len(self.captions.examples) < 2:
+            raise DataError(
+                "task 'match' needs captions of two images or more, and there is one. Give more, or set "
+                "data.tasks.match to 0."
+            )
         if not self.training:
             if not self._items:
                 raise DataError(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from amad.data.caption_files import CaptionExample
@@ -89,12 +89,13 @@ class RegionNames:
 class BoxNames:
     """Objects of COCO's instance annotations on a square grid of patches.
 
-    An object is at the patch in which the centre of its box lies. A patch can be asked for its name if all objects
-    at it have the same, and a name for its patch if all objects of that name are at one. Crowds are left out.
+    Images are known by their file names. An object is at the patch in which the centre of its box lies. A patch can
+    be asked for its name if all objects at it have the same, and a name for its patch if all objects of that name
+    are at one. Crowds are left out.
 
     Args:
-        instances: The official file: ``images`` (id, width, height), ``annotations`` (image_id, category_id, bbox in
-            pixels as x, y, width, height) and ``categories`` (id, name); plain or .gz.
+        instances: The official file: ``images`` (id, file_name, width, height), ``annotations`` (image_id,
+            category_id, bbox in pixels as x, y, width, height) and ``categories`` (id, name); plain or .gz.
         grid: Rows, and columns, of patches.
 
     Raises:
@@ -116,7 +117,7 @@ class BoxNames:
 
     def named(self, example: CaptionExample, task: GroundedTask) -> tuple[NamedToken, ...]:
         """The unambiguous objects of an image, by their patch; none where the file has none."""
-        found = self._objects.get(example.image_id)
+        found = self._objects.get(example.stem)
         return () if found is None else found[task]
 
     def phrases(self) -> list[str]:
@@ -157,9 +158,10 @@ def unambiguous(placed: Sequence[NamedToken]) -> dict[GroundedTask, tuple[NamedT
     }
 
 
-def _by_image(path: Path, grid: int) -> dict[int | str, dict[GroundedTask, tuple[NamedToken, ...]]]:
+def _by_image(path: Path, grid: int) -> dict[str, dict[GroundedTask, tuple[NamedToken, ...]]]:
     document = read_json(path)
     sizes: dict[int | str, tuple[float, float]] = {}
+    stems: dict[int | str, str] = {}
     for i, row in enumerate(rows_of(document, path, "images")):
         where = f"{path}, images item {i}"
         size = tuple(float(field(row, key, (int, float), where)) for key in ("width", "height"))
@@ -167,12 +169,14 @@ def _by_image(path: Path, grid: int) -> dict[int | str, dict[GroundedTask, tuple
             raise DataError(
                 f"{where}: an image must have a size but is {size[0]} x {size[1]} pixels. Mend the file."
             )
-        sizes[field(row, "id", (int, str), where)] = (size[0], size[1])
+        image_id = field(row, "id", (int, str), where)
+        sizes[image_id] = (size[0], size[1])
+        stems[image_id] = PurePosixPath(field(row, "file_name", str, where)).stem
     names: dict[int | str, str] = {}
     for i, row in enumerate(rows_of(document, path, "categories")):
         where = f"{path}, categories item {i}"
         names[field(row, "id", (int, str), where)] = field(row, "name", str, where)
-    placed: dict[int | str, list[NamedToken]] = {}
+    placed: dict[str, list[NamedToken]] = {}
     for i, row in enumerate(rows_of(document, path, "annotations")):
         if row.get("iscrowd"):
             continue
@@ -184,8 +188,8 @@ def _by_image(path: Path, grid: int) -> dict[int | str, dict[GroundedTask, tuple
                 f"{where}: image {image_id} and category {category} must be listed in the same file. Mend the file."
             )
         token = _patch(field(row, "bbox", list, where), sizes[image_id], grid, where)
-        placed.setdefault(image_id, []).append((token, names[category]))
-    return {image_id: unambiguous(found) for image_id, found in placed.items()}
+        placed.setdefault(stems[image_id], []).append((token, names[category]))
+    return {stem: unambiguous(found) for stem, found in placed.items()}
 
 
 def _patch(box: list[Any], size: tuple[float, float], grid: int, where: str) -> int:

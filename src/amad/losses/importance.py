@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from amad.axes import SiteKey
 from amad.capture.gates import GATED_BACKENDS, gated
 from amad.capture.sites import Site
+from amad.data.collate import FOR_THE_LOSS
 from amad.errors import CaptureError
 from amad.losses.objective import Captured, Counts, Targets
 from amad.losses.task import TaskLoss
@@ -151,7 +152,7 @@ def _by_gradient(
 
 def _loss(model: nn.Module, batch: Batch, targets: Targets, task: TaskLoss) -> Tensor:
     """The total of the loss over a batch, in nats."""
-    output = model(**{name: value for name, value in batch.items() if name != "label_weights"})
+    output = model(**{name: value for name, value in batch.items() if name not in FOR_THE_LOSS})
     logits = output["logits"]
     value = task(Captured(logits=logits[:, None] if logits.ndim == 2 else logits), None, targets)
     total: Tensor = value.total

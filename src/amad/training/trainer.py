@@ -16,6 +16,7 @@ from amad.axes import SiteKey, SitePair
 from amad.capture.check import self_check
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
+from amad.data.collate import FOR_THE_LOSS
 from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError
 from amad.losses.aligned import AlignedAttention
 from amad.losses.figures import AlignmentFigures
@@ -30,9 +31,6 @@ OBJECTIVE = "amad_objective"
 
 OBJECTIVE_FILE = "objective.safetensors"
 """Where a checkpoint keeps the objective's own parameters."""
-
-NOT_FOR_THE_MODEL = ("label_weights", "kinds")
-"""What a batch tells the objective alone."""
 
 
 class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
@@ -204,7 +202,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         return Captured(logits=logits_of(output), records=records)
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_MODEL}
+        return {name: value for name, value in inputs.items() if name not in FOR_THE_LOSS}
 
     def _shifted_inputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs of a forward that computes no loss of its own, where the model can do without labels."""
