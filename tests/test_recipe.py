@@ -236,7 +236,7 @@ def test_an_unknown_task_is_refused_alone(data):
     with pytest.raises(RecipeError) as caught:
         check_recipe(minimal(task="caption", data=data))
     assert str(caught.value) == (
-        "recipe: task = 'caption': input should be 'vqa', 'captions' or 'translation'."
+        "recipe: task = 'caption': input should be 'vqa', 'captions', 'translation' or 'pretraining'."
     )
 
 

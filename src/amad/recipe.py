@@ -23,7 +23,7 @@ from pydantic import (
 
 from amad.errors import RecipeError
 from amad.losses.variants import VARIANTS, AttentionMethod, AttentionVariant
-from amad.recipe_data import DATA_OF_TASK, CaptionData, NonNegative, Section, Task, TranslationData, VqaData
+from amad.recipe_data import DATA_OF_TASK, NonNegative, RecipeData, Section, Task
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, le=1)]
@@ -175,7 +175,7 @@ class Recipe(Section):
     """A whole run.
 
     Attributes:
-        task: What is learned: ``vqa``, ``captions`` or ``translation``.
+        task: What is learned: ``vqa``, ``captions``, ``translation``, or ``pretraining`` for what others start from.
         output: Folder of the run; it must not exist yet.
         seed: Of weights, order and sampling.
         data: What it is learned from, in the form of the task.
@@ -192,7 +192,7 @@ class Recipe(Section):
     task: Task
     output: str
     seed: int = Field(0, ge=0)
-    data: VqaData | CaptionData | TranslationData
+    data: RecipeData
     model: ModelRecipe | None = None
     teacher: str | None = None
     student: StudentRecipe | None = None

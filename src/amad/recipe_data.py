@@ -10,7 +10,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | dict) else value
 
 
 class Section(BaseModel):
@@ -232,68 +232,40 @@ class TranslationData(DataSection):
         return self
 
 
-class RegionFiles(Section):
-    """Region features in the place of images.
+class RegionNames(Section):
+    """What the detector of region features calls its classes.
 
     Attributes:
-        files: VL-T5's h5 or LXMERT's tsv files; an image is looked up in each in turn.
-        objects: The detector's object classes, one per line; for the tasks ``describe`` and ``find``.
+        objects: Its object classes, one per line; of synonyms ("a,b") the first counts.
         attributes: Its attribute classes, likewise.
-        n_regions: Regions of every image; any number when null.
-        n_features: Length of a feature.
     """
 
-    files: list[str] = Field(min_length=1)
-    objects: str | None = None
-    attributes: str | None = None
-    n_regions: int | None = Field(36, gt=0)
-    n_features: int = Field(2048, gt=0)
-
-    @model_validator(mode="after")
-    def _both_names(self) -> Self:
-        if (self.objects is None) != (self.attributes is None):
-            raise ValueError(
-                "regions are called by attribute and object: give both lists of classes, or neither"
-            )
-        return self
+    objects: str
+    attributes: str
 
 
 class BoxFiles(Section):
-    """Named boxes on images that a model reads as patches, for the tasks ``describe`` and ``find``.
+    """Named boxes in images that the model reads as patches.
 
     Attributes:
-        instances: COCO's instance annotations.
+        instances: COCO's instance annotations, one file or several.
         grid: Rows, and columns, of the model's patches.
     """
 
-    instances: str
+    instances: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
     grid: int = Field(gt=0)
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
 
 
 class PretrainingFiles(Section):
     """One split of what is pre-trained on.
 
     Attributes:
-        captions: Images with captions; a list joins several sets.
+        captions: Images with captions, one set or several.
         questions: Questions about images, for the task ``question``; likewise.
-        regions: Features of all these images, which are then not read.
-        boxes: Objects in images.
     """
 
-    captions: Annotated[list[CaptionFiles], BeforeValidator(_as_list), Field(min_length=1)]
-    questions: Annotated[list[VqaFiles], BeforeValidator(_as_list)] = Field(default_factory=list)
-    regions: RegionFiles | None = None
-    boxes: BoxFiles | None = None
-
-    @model_validator(mode="after")
-    def _one_source_of_objects(self) -> Self:
-        if self.regions is not None and self.boxes is not None:
-            raise ValueError("boxes are for images that are read as patches, and regions take their place")
-        return self
+    captions: Annotated[list[CaptionFiles], Field(min_length=1), BeforeValidator(_listed)]
+    questions: Annotated[list[VqaFiles], BeforeValidator(_listed)] = []
 
 
 TextTask = Literal["span", "match", "question", "describe", "find"]
@@ -312,6 +284,8 @@ class PretrainingData(DataSection):
         tasks: For an encoder-decoder, how often each of ``span``, ``match``, ``question``, ``describe`` and ``find`` is
             drawn, in parts of the sum; 0 leaves a task out. For BLIP, the weights of the losses ``contrast``,
             ``match`` and ``caption``, all of which each batch gives.
+        region_names: For ``describe`` and ``find`` where there are region features.
+        boxes: For the same where the model reads images as patches.
         mask_ratio: Share of a caption's words that ``span`` leaves out.
         max_input_tokens: Longer texts are cut.
         max_target_tokens: Longer targets are cut.
@@ -321,6 +295,8 @@ class PretrainingData(DataSection):
     train: PretrainingFiles
     validation: PretrainingFiles | None = None
     tasks: dict[TextTask | PairTask, NonNegative] = {"span": 1.0, "match": 1.0}
+    region_names: RegionNames | None = None
+    boxes: BoxFiles | None = None
     mask_ratio: float = Field(0.15, gt=0, lt=1)
     max_input_tokens: int = Field(20, gt=0)
     max_target_tokens: int = Field(20, gt=0)
@@ -346,6 +322,16 @@ class PretrainingData(DataSection):
             )
         if not self.drawn_tasks:
             raise ValueError("data.tasks must have a task with a weight above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_what_is_seen(self) -> Self:
+        if self.region_names is not None and self.regions is None:
+            raise ValueError("data.region_names are the names of data.regions, which are missing")
+        if self.boxes is not None and self.regions is not None:
+            raise ValueError(
+                "data.boxes are for images that are read as patches, and data.regions take their place"
+            )
         return self
 
 

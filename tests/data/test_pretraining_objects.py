@@ -35,7 +35,7 @@ def test_an_object_is_at_the_patch_of_its_centre(tmp_path):
         (1, 17, [80, 30, 20, 20], 0),  # centre (90, 40): row 3, column 3
         (1, 3, [25, 0, 25, 50], 1),  # a crowd
     ]
-    source = BoxNames(instances(tmp_path / "i.json", boxes), 4)
+    source = BoxNames([instances(tmp_path / "i.json", boxes)], 4)
     assert source.n_tokens == 16
     for task in ("describe", "find"):
         assert source.named(example(1), task) == ((0, "car"), (15, "traffic light"))
@@ -46,7 +46,7 @@ def test_an_object_is_at_the_patch_of_its_centre(tmp_path):
 
 
 def test_the_last_row_and_column_hold_what_touches_the_edge(tmp_path):
-    source = BoxNames(instances(tmp_path / "i.json", [(1, 3, [100, 50, 0, 0], 0)]), 4)
+    source = BoxNames([instances(tmp_path / "i.json", [(1, 3, [100, 50, 0, 0], 0)])], 4)
     assert source.named(example(1), "find") == ((15, "car"),)
 
 
@@ -69,7 +69,7 @@ def test_only_what_has_one_answer_is_asked():
 )
 def test_boxes_that_cannot_be_placed_are_refused(tmp_path, box, message):
     with pytest.raises(DataError, match=message):
-        BoxNames(instances(tmp_path / "i.json", [box]), 4)
+        BoxNames([instances(tmp_path / "i.json", [box])], 4)
 
 
 def classes(tmp_path):
@@ -146,7 +146,7 @@ def test_real_boxes_of_coco_are_placed(shared_data, tmp_path):
         ],
     }
     (tmp_path / "i.json").write_text(json.dumps(document))
-    source = BoxNames(tmp_path / "i.json", 8)
+    source = BoxNames([tmp_path / "i.json"], 8)
     n_found = 0
     for image, row in stored.items():
         for token, name in source.named(example(int(image)), "find"):

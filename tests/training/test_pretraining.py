@@ -68,19 +68,15 @@ def items(dataset):
     return [dataset[index] for index in range(len(dataset))]
 
 
-REGIONS = {
-    "files": ["regions.h5"],
-    "objects": "objects.txt",
-    "attributes": "attributes.txt",
-    "n_regions": 4,
-    "n_features": WIDTH,
-}
+REGIONS = {"files": "regions.h5", "n_regions": 4, "n_features": WIDTH}
+NAMES = {"objects": "objects.txt", "attributes": "attributes.txt"}
+BOXES = {"instances": "instances.json", "grid": 3}
 
 
 def test_captions_and_questions_of_both_splits_are_read(scenes):
     task = task_of(scenes, tasks={"span": 1, "match": 1, "question": 2})
     assert len(task.train) == 5 * 18
-    assert len(task.validation) == 2 + 4 + len(task.splits.validation_sources.questions)
+    assert len(task.validation) == 2 + 4 + len(task.splits.validation_questions)
     assert task.kinds == ("span", "match", "question")
     assert list(task.figures) == [
         *("accuracy_match", "accuracy_span", "accuracy_question"),
@@ -112,9 +108,8 @@ def test_regions_take_the_place_of_images_for_captions_and_questions_alike(scene
     for path in scenes.iterdir():
         if path.is_file():
             (tmp_path / path.name).symlink_to(path)
-    given = {"train": files("train", regions=REGIONS), "validation": files("val", regions=REGIONS)}
     tasks = dict.fromkeys(("span", "match", "question", "describe", "find"), 1)
-    task = task_of(tmp_path, tasks=tasks, **given)
+    task = task_of(tmp_path, tasks=tasks, regions=REGIONS, region_names=NAMES)
     for dataset in (task.train, task.validation):
         found = items(dataset)
         assert {item["kind"] for item in found} == set(range(5))
@@ -135,8 +130,7 @@ def test_regions_take_the_place_of_images_for_captions_and_questions_alike(scene
 
 
 def test_boxes_are_asked_for_by_patch(scenes):
-    train = files("train", boxes={"instances": "instances.json", "grid": 3})
-    task = task_of(scenes, train=train, tasks={"describe": 1, "find": 1}, validation=None)
+    task = task_of(scenes, boxes=BOXES, tasks={"describe": 1, "find": 1}, validation=None)
     texts = {(item["text"], item["target"]) for item in items(task.train)}
     assert texts == {
         ("caption region: <vis_extra_id_4>", "square"),
@@ -151,8 +145,7 @@ class Grid:
 
 
 def test_boxes_must_lie_on_the_patches_of_the_model(scenes):
-    train = files("train", boxes={"instances": "instances.json", "grid": 3})
-    task = task_of(scenes, train=train, tasks={"describe": 1}, validation=None)
+    task = task_of(scenes, boxes=BOXES, tasks={"describe": 1}, validation=None)
     task.check_model(Grid((3, 3)))
     with pytest.raises(RecipeError, match="grid is 3, and the model has 4 x 4 patches"):
         task.check_model(Grid((4, 4)))
@@ -164,14 +157,12 @@ def test_boxes_must_lie_on_the_patches_of_the_model(scenes):
     ("more", "words", "unknown"),
     [
         ({"tasks": {"span": 1}}, {"n_extra_ids": 0}, "<extra_id_0>"),
-        ({"tasks": {"describe": 1}, "boxes": 3}, {"n_visual_ids": 8}, "<vis_extra_id_8>"),
+        ({"tasks": {"describe": 1}, "boxes": BOXES}, {"n_visual_ids": 8}, "<vis_extra_id_8>"),
         ({"tasks": {"match": 1}}, {"texts": ["a b"]}, "what sets 'true' and 'false' apart"),
     ],
 )
 def test_a_tokenizer_without_the_words_that_a_task_needs_is_refused(scenes, more, words, unknown):
-    grid = more.pop("boxes", None)
-    boxes = {"instances": "instances.json", "grid": grid} if grid else None
-    task = task_of(scenes, train=files("train", boxes=boxes), validation=None, **more)
+    task = task_of(scenes, validation=None, **more)
     with pytest.raises(DataError, match=f"does not know {unknown}"):
         task.check_words(train_tokenizer(**{"texts": task.train.texts()} | words))
     task.check_words(train_tokenizer(task.train.texts()))
@@ -185,15 +176,9 @@ def test_a_tokenizer_without_the_words_that_a_task_needs_is_refused(scenes, more
             "no questions",
         ),
         ({"tasks": {"find": 1}}, "there are no objects"),
-        (
-            {"train": files("train", captions={"captions": "../c.json"})},
-            r"data\.train\.captions\.captions: .* leaves",
-        ),
-        (
-            {"train": files("train", regions={"files": ["no.h5"]})},
-            r"no\.h5: no such file",
-        ),
-        ({"train": files("train", regions=REGIONS | {"n_regions": 36})}, "must have 36 regions of 3"),
+        ({"train": files("train", captions={"captions": "../c.json"})}, r"captions\.0\.captions: .* leaves"),
+        ({"regions": {"files": "no.h5"}}, r"no\.h5: no such file"),
+        ({"regions": REGIONS | {"n_regions": 36}}, "must have 36 regions of 3"),
     ],
 )
 def test_what_cannot_be_read_is_one_error(scenes, more, message):
@@ -213,20 +198,8 @@ def recipe(**data):
         ({"tasks": {"span": 0}}, "must have a task with a weight above 0"),
         ({"tasks": {"spam": 1}}, "data.tasks.spam"),
         ({"train": {"captions": {"captions": "c.json", "splitt": "x"}}}, "did you mean 'split'"),
-        (
-            {
-                "train": {
-                    "captions": {"captions": "c"},
-                    "regions": REGIONS,
-                    "boxes": {"instances": "i", "grid": 2},
-                }
-            },
-            "regions take their place",
-        ),
-        (
-            {"train": {"captions": {"captions": "c"}, "regions": {"files": ["f"], "objects": "o"}}},
-            "both lists of classes, or neither",
-        ),
+        ({"regions": REGIONS, "boxes": BOXES}, "data.regions take their place"),
+        ({"region_names": NAMES}, "names of data.regions, which are missing"),
     ],
 )
 def test_a_broken_rule_of_the_recipe_is_named(data, message):

@@ -14,8 +14,6 @@ from amad.cli.screen import console, print_json, print_table, quiet_libraries, u
 SHOWN = 20
 """So many problems are shown on the screen; more are written to a file."""
 
-SPLITS = ("train", "validation")
-
 
 def check(
     recipe: RecipeArgument,
@@ -71,7 +69,7 @@ def _read(task: Any) -> tuple[dict[str, Sequence[Any]], list[dict[str, str]]]:
 
     found: dict[str, Sequence[Any]] = {}
     refused = []
-    for name in SPLITS:
+    for name in task.splits.names:
         try:
             examples = getattr(task.splits, name)
         except DataError as error:
@@ -91,7 +89,12 @@ def _counted(examples: Sequence[Any]) -> dict[str, int]:
 def _show(document: dict[str, Any], items: str, overflow: Path) -> None:
     from amad.data.paths import write_lines
 
-    targets = {"questions": "answers", "images": "captions", "sentences": "translations"}[items]
+    targets = {
+        "questions": "answers",
+        "images": "captions",
+        "sentences": "translations",
+        "examples": "targets",
+    }[items]
     columns = ["split", items, "images", f"{targets} each", f"without {targets}"]
     rows: list[list[str]] = []
     for name, counts in document["splits"].items():

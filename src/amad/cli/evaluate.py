@@ -16,7 +16,7 @@ from amad.cli.screen import console, print_json, print_table, quiet_libraries, u
 if TYPE_CHECKING:
     from amad.data.waiting import Wait
     from amad.recipe import Recipe
-    from amad.training.tasks import LearnedTask, TaskDataset
+    from amad.training.tasks import GeneratingTask, TaskDataset
 
 
 def evaluate(
@@ -108,7 +108,7 @@ def _evaluate(
     results: Path | None,
     batch_size: int | None,
     blank_images: bool,
-) -> tuple["LearnedTask", dict[str, Any]]:
+) -> tuple["GeneratingTask", dict[str, Any]]:
     """Decode this process's share; in the first process, score all and write the files.
 
     Returns:
@@ -119,6 +119,7 @@ def _evaluate(
     from amad.data.images import load_image_transform
     from amad.data.paths import write_whole
     from amad.data.waiting import unseen
+    from amad.errors import RecipeError
     from amad.evaluation.evaluate import Decoding, generate_batches
     from amad.evaluation.predictions import Shards, decode_shards, digest_of_folder, digest_of_items
     from amad.evaluation.processes import shared_temporary_folder
@@ -126,7 +127,7 @@ def _evaluate(
     from amad.records import environment
     from amad.training.models import check_sight
     from amad.training.resumption import BAD_EXAMPLES_FILE
-    from amad.training.tasks import load_task
+    from amad.training.tasks import GeneratingTask, load_task
     from amad.training.values import checked_values, decoding_values
 
     data, values = run.data.whole(), decoding_values(run)
@@ -140,6 +141,11 @@ def _evaluate(
     # One process speaks for all.
     wait: Wait = partial(counted, console) if state.is_main_process else unseen
     task = load_task(data, run.seed, None if transform is None else transform.resize, wait)
+    if not isinstance(task, GeneratingTask):
+        raise RecipeError(
+            f"task {run.task} is scored while it trains, and its figures are in the run's records. Evaluate a model "
+            "that was fine-tuned from it."
+        )
     validation, is_scored = _validation(run, task), task.is_scored
     out = _result_file(task, folder, own, results, blank_images)
     generate = partial(
@@ -189,7 +195,7 @@ def _evaluate(
     return task, document
 
 
-def _validation(run: "Recipe", task: "LearnedTask") -> "TaskDataset":
+def _validation(run: "Recipe", task: "GeneratingTask") -> "TaskDataset":
     from amad.errors import RecipeError
 
     if task.validation is None:
@@ -202,7 +208,7 @@ def _validation(run: "Recipe", task: "LearnedTask") -> "TaskDataset":
 
 
 def _result_file(
-    task: "LearnedTask", folder: Path, own: bool, results: Path | None, blank_images: bool
+    task: "GeneratingTask", folder: Path, own: bool, results: Path | None, blank_images: bool
 ) -> Path | None:
     """Where to write the results, if anywhere."""
     from amad.errors import RecipeError

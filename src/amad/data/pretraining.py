@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from amad.data.captions import CaptionDataset
 from amad.data.pretraining_objects import GROUNDED, GroundedTask, ObjectSource
 from amad.data.pretraining_text import Draws, n_masked, span_prediction
-from amad.data.regions import visual_inputs
 from amad.data.vqa import VqaDataset
 from amad.errors import DataError
 
@@ -119,10 +118,6 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
             draws = Draws(number)
         if task == "question" and self.questions is not None:
             item = self.questions[number]
-            regions = self.captions.regions
-            if regions is not None:
-                example = self.questions.examples[number]
-                item |= visual_inputs(example, self.captions.images.__getitem__, regions)
         else:
             text, target = self._texts_of(task, number, matched, draws)
             item = self.captions[number] | {"text": f"{PREFIXES[task]} {text}", "target": target}

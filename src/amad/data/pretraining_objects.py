@@ -94,17 +94,17 @@ class BoxNames:
     are at one. Crowds are left out.
 
     Args:
-        instances: The official file: ``images`` (id, file_name, width, height), ``annotations`` (image_id,
-            category_id, bbox in pixels as x, y, width, height) and ``categories`` (id, name); plain or .gz.
+        instances: Official files, plain or .gz: ``images`` (id, file_name, width, height), ``annotations``
+            (image_id, category_id, bbox in pixels as x, y, width, height) and ``categories`` (id, name).
         grid: Rows, and columns, of patches.
 
     Raises:
-        DataError: if the file is missing or malformed, or a box is of an image or a category that is not listed.
+        DataError: if a file is missing or malformed, or a box is of an image or a category that is not listed.
     """
 
-    def __init__(self, instances: Path, grid: int) -> None:
+    def __init__(self, instances: Sequence[Path], grid: int) -> None:
         self.grid = grid
-        self._objects = _by_image(instances, grid)
+        self._objects = {stem: named for path in instances for stem, named in _by_image(path, grid).items()}
 
     @property
     def n_tokens(self) -> int:

@@ -12,10 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from amad.data.collate import FOR_THE_LOSS
 from amad.errors import RecipeError
 
 # What a batch holds beside the inputs of a model that is to answer by itself.
-_TARGETS = ("labels", "label_weights", "decoder_input_ids", "decoder_attention_mask")
+_TARGETS = ("labels", *FOR_THE_LOSS, "decoder_input_ids", "decoder_attention_mask")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from amad.data.collate import Seq2SeqCollator
+from amad.data.collate import FOR_THE_LOSS, Seq2SeqCollator
 from amad.data.vqa import VqaDataset
 from amad.errors import DataError
 
-_TARGETS = ("labels", "label_weights")
+_TARGETS = ("labels", *FOR_THE_LOSS)
 _SIGHT = ("pixel_values", "vis_feats", "boxes")
 
 

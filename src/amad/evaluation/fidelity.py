@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from amad.data.collate import Seq2SeqCollator
+from amad.data.collate import FOR_THE_LOSS, Seq2SeqCollator
 from amad.errors import RecipeError, ShapeError
 from amad.evaluation.evaluate import Items
 from amad.losses.logits import forward_kl
@@ -20,7 +20,7 @@ from amad.metrics.fidelity import Calibration
 from amad.models.labels import predicts_next
 from amad.models.student import check_compatible
 
-_NOT_FOR_THE_MODEL = ("labels", "label_weights")
+_NOT_FOR_THE_MODEL = ("labels", *FOR_THE_LOSS)
 _TOKENS_AT_ONCE = 512
 
 

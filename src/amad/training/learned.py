@@ -32,6 +32,12 @@ class LearnedTask(ABC):
     items: ClassVar[str]
     training_items: ClassVar[str]
     splits: Splits[Any, Any]
+    _common: dict[str, Any]
+
+    @property
+    def _seen(self) -> dict[str, Any]:
+        """What every data set of the task is made with."""
+        return {**self._common, "regions": self.splits.regions}
 
     @property
     def problems(self) -> Problems:
@@ -76,6 +82,11 @@ class LearnedTask(ABC):
         """
 
     @property
+    def signature(self) -> str | None:
+        """What the scorer says of how it scores, whatever the texts; None where it says nothing."""
+        return None
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Names of the kinds of items that batches mix, in the order of their numbers; empty for one task alone."""
         return ()
@@ -118,11 +129,11 @@ class GeneratingTask(LearnedTask):
         """The official result file of one text per validation item."""
 
 
-def pixels_of(data: DataSection, prepare: Prepare) -> dict[str, Any]:
+def pixels_of(data: DataSection, prepare: Prepare | None) -> dict[str, Any]:
     """How the data sets of a recipe read images.
 
     Args:
         data: The recipe's data.
-        prepare: Makes the array of an image before it is kept in memory.
+        prepare: Makes the array of an image before it is kept in memory; its pixels when None.
     """
     return {"cache_bytes": int(data.image_cache_gib * GIB), "prepare": prepare}

@@ -10,7 +10,7 @@ from amad.axes import SiteKey
 from amad.capture.record import AttentionRecord
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
-from amad.data.collate import Seq2SeqCollator
+from amad.data.collate import FOR_THE_LOSS, Seq2SeqCollator
 from amad.data.images import ImageTransform, load_image_transform, new_image_transform
 from amad.data.tokens import train_tokenizer
 from amad.errors import RecipeError
@@ -23,7 +23,7 @@ from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
-from amad.recipe_data import CaptionData, TranslationData, VqaData
+from amad.recipe_data import RecipeData
 from amad.training.callbacks import counted, progress_bar
 from amad.training.importance import measure_importance
 from amad.training.models import check_same_words, check_sight, new_model
@@ -67,7 +67,9 @@ class RunParts:
         """The teacher's tokenizer, the model's own, or one trained on the words of the training set."""
         model = self.recipe.model
         folder = self._home or (model.tokenizer if model is not None else None)
-        return load_tokenizer(folder) if folder else train_tokenizer(self.datasets[0].texts())
+        tokenizer = load_tokenizer(folder) if folder else train_tokenizer(self.datasets[0].texts())
+        self.task.check_words(tokenizer)
+        return tokenizer
 
     @cached_property
     def image_transform(self) -> ImageTransform | None:
@@ -93,7 +95,7 @@ class RunParts:
         """What is learned, with its data and its score."""
         return self.task_of(self.recipe.data)
 
-    def task_of(self, data: VqaData | CaptionData | TranslationData) -> LearnedTask:
+    def task_of(self, data: RecipeData) -> LearnedTask:
         """The task with other data, read as the run's own."""
         prepare = None if self.image_transform is None else self.image_transform.resize
         return load_task(data, self.recipe.seed, prepare, partial(counted, self.console))
@@ -148,6 +150,7 @@ class RunParts:
         for model in (self.model, self.teacher):
             if model is not None:
                 check_sight(model, self.recipe.data.regions)
+                self.task.check_model(model)
 
     @cached_property
     def sites(self) -> dict[str, list[Site]]:
@@ -202,7 +205,11 @@ class RunParts:
         if chosen.task is not None:
             terms["task"] = (
                 chosen.task.weight,
-                TaskLoss(reduction=chosen.task.reduction, label_smoothing=chosen.task.label_smoothing),
+                TaskLoss(
+                    reduction=chosen.task.reduction,
+                    label_smoothing=chosen.task.label_smoothing,
+                    kinds=self.task.kinds,
+                ),
             )
         if self.with_teacher and chosen.logits is not None:
             terms["logits"] = (
@@ -240,7 +247,8 @@ class RunParts:
     ) -> dict[SiteKey, AttentionRecord]:
         """Records of a forward on one or two training examples."""
         batch = self.collator([self.datasets[0][index] for index in range(min(2, len(self.datasets[0])))])
-        batch.pop("label_weights", None)
+        for name in FOR_THE_LOSS:
+            batch.pop(name, None)
         chosen = [site for site in self.sites[who] if site.key in keys]
         with torch.no_grad(), Recorder(model, chosen, detach=True) as recorder:
             model(**batch)

@@ -1,32 +1,30 @@
 """Vision-language pre-training as a task of recipes."""
 
 from functools import cached_property
-from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amad.data.captions import CaptionDataset, CaptionExample
-from amad.data.decoding import keep_whole
 from amad.data.paths import inside
 from amad.data.pretraining import MATCHED, MISMATCHED, PretrainingDataset
-from amad.data.pretraining_objects import BoxNames, ObjectSource, RegionNames
-from amad.data.problems import PicturedExample, Problems
-from amad.data.regions import Regions, with_regions
+from amad.data.pretraining_objects import GROUNDED, BoxNames, ObjectSource, RegionNames
 from amad.data.vqa import VqaDataset, VqaExample
 from amad.data.waiting import Wait, unseen
 from amad.errors import DataError, RecipeError
 from amad.recipe_data import PretrainingData, PretrainingFiles
 from amad.training.learned import LearnedTask, Prepare, pixels_of
-from amad.training.splits import Splits, read_captions, read_questions
+from amad.training.splits import Splits
 
 
 class PretrainingSplits(Splits[PretrainingData, CaptionExample]):
-    """Images with captions, and what else each split has; see :class:`Splits`."""
+    """Images with captions, questions about images, and names of what is in them; see :class:`Splits`."""
+
+    names = ("train", "validation", "train_questions", "validation_questions")
 
     @cached_property
     def train(self) -> list[CaptionExample]:
         """What to train on; see :class:`Splits`."""
-        found = self.train_sources.captions
+        found = self._joined(self.data.train, "data.train")
         if not any(example.captions for example in found):
             raise DataError(
                 f"data.train: none of the {len(found)} images has a caption, so there is nothing to learn. "
@@ -34,95 +32,70 @@ class PretrainingSplits(Splits[PretrainingData, CaptionExample]):
             )
         return found
 
-    @property
+    @cached_property
     def validation(self) -> list[CaptionExample] | None:
         """What to validate on; see :class:`Splits`."""
-        sources = self.validation_sources
-        return None if sources is None else sources.captions[: self.data.max_validation_examples]
-
-    @cached_property
-    def train_sources(self) -> "SplitSources":
-        """All that there is to train on."""
-        return SplitSources(self.root, self.data.train, "data.train", self.problems, self._wait)
-
-    @cached_property
-    def validation_sources(self) -> "SplitSources | None":
-        """All that there is to validate on, without a limit; None if the recipe names nothing."""
         files = self.data.validation
         if files is None:
             return None
-        return SplitSources(self.root, files, "data.validation", self.problems, self._wait)
-
-
-class SplitSources:
-    """All that a recipe names for one split, each part read when it is first asked for.
-
-    Args:
-        root: Folder of all files.
-        files: What the recipe has for this split.
-        key: Where it stands in the recipe.
-        problems: What to do about bad examples.
-        wait: Shows how far it is where reading takes long.
-
-    Raises:
-        DataError: from each part, as what reads it.
-    """
-
-    def __init__(
-        self, root: Path, files: PretrainingFiles, key: str, problems: Problems, wait: Wait = unseen
-    ) -> None:
-        self._root = root
-        self._files = files
-        self._key = key
-        self._problems = problems
-        self._wait = wait
+        return self._joined(files, "data.validation")[: self.data.max_validation_examples]
 
     @cached_property
-    def regions(self) -> Regions | None:
-        """Features in the place of images; None where images are read."""
-        given = self._files.regions
-        if given is None:
-            return None
-        paths = [self._inside(name, "regions.files") for name in given.files]
-        return Regions(paths, given.n_regions, given.n_features)
+    def train_questions(self) -> list[VqaExample] | None:
+        """Questions to train on; None without the task or a file.
+
+        Raises:
+            DataError: as :class:`Splits`.
+        """
+        return self._asked(self.data.train, "data.train")
 
     @cached_property
-    def captions(self) -> list[CaptionExample]:
-        """Images with captions."""
-        found: list[CaptionExample] = []
-        for files in self._files.captions:
-            key = f"{self._key}.captions"
-            found += self._kept(*read_captions(self._root, files, key, self._problems, self.regions is None))
-        return found
+    def validation_questions(self) -> list[VqaExample] | None:
+        """Questions to validate on; likewise, and at most as many as the recipe says.
 
-    @cached_property
-    def questions(self) -> list[VqaExample]:
-        """Questions about images; none where the recipe names no file."""
-        found: list[VqaExample] = []
-        for files in self._files.questions:
-            key = f"{self._key}.questions"
-            found += self._kept(*read_questions(self._root, files, key, self._problems, self.regions is None))
-        return found
+        Raises:
+            DataError: as :class:`Splits`.
+        """
+        files = self.data.validation
+        asked = None if files is None else self._asked(files, "data.validation")
+        return None if asked is None else asked[: self.data.max_validation_examples]
 
     @cached_property
     def objects(self) -> ObjectSource | None:
-        """The named objects of images; None where the recipe names none."""
-        boxes, given = self._files.boxes, self._files.regions
-        if boxes is not None:
-            return BoxNames(self._inside(boxes.instances, "boxes.instances"), boxes.grid)
-        if given is None or self.regions is None or given.objects is None or given.attributes is None:
+        """The named objects of all images; None without a task on them, or where the recipe names none.
+
+        Raises:
+            DataError: as ``RegionNames`` or ``BoxNames``.
+        """
+        data = self.data
+        if not set(GROUNDED) & data.drawn_tasks.keys():
             return None
-        objects = self._inside(given.objects, "regions.objects")
-        return RegionNames(self.regions, objects, self._inside(given.attributes, "regions.attributes"))
+        if data.boxes is not None:
+            key = "data.boxes.instances"
+            return BoxNames([inside(self.root, name, key) for name in data.boxes.instances], data.boxes.grid)
+        if self.regions is None or data.region_names is None:
+            return None
+        objects = inside(self.root, data.region_names.objects, "data.region_names.objects")
+        attributes = inside(self.root, data.region_names.attributes, "data.region_names.attributes")
+        return RegionNames(self.regions, objects, attributes)
 
-    def _kept(self, examples: list[PicturedExample], source: Path) -> list[PicturedExample]:
-        """Without those that have no whole image, or no features, where such examples are left out."""
-        if self._problems.skips:
-            examples = keep_whole(examples, source, self._problems, self._wait)
-        return examples if self.regions is None else with_regions(examples, self.regions, self._problems)
+    def _joined(self, files: PretrainingFiles, key: str) -> list[CaptionExample]:
+        """The captioned images of all sets."""
+        return [
+            example
+            for number, one in enumerate(files.captions)
+            for example in self._captions(one, f"{key}.captions.{number}")
+        ]
 
-    def _inside(self, name: str, key: str) -> Path:
-        return inside(self._root, name, f"{self._key}.{key}")
+    def _asked(self, files: PretrainingFiles, key: str) -> list[VqaExample] | None:
+        """The questions of all sets."""
+        if "question" not in self.data.drawn_tasks or not files.questions:
+            return None
+        return [
+            example
+            for number, one in enumerate(files.questions)
+            for example in self._questions(one, f"{key}.questions.{number}")
+        ]
 
 
 class PretrainingTask(LearnedTask):
@@ -133,7 +106,7 @@ class PretrainingTask(LearnedTask):
     Args:
         data: The recipe's data.
         seed: Of the draws.
-        prepare: Makes the array of an image before it is kept in memory.
+        prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
 
     Raises:
@@ -143,11 +116,13 @@ class PretrainingTask(LearnedTask):
     items = "examples"
     training_items = "captions"
 
-    def __init__(self, data: PretrainingData, seed: int, prepare: Prepare, wait: Wait = unseen) -> None:
+    def __init__(
+        self, data: PretrainingData, seed: int, prepare: Prepare | None, wait: Wait = unseen
+    ) -> None:
         self.splits: PretrainingSplits = PretrainingSplits(data, wait)
         self._data = data
         self._seed = seed
-        self._pixels = pixels_of(data, prepare)
+        self._common = pixels_of(data, prepare)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -157,14 +132,15 @@ class PretrainingTask(LearnedTask):
     @cached_property
     def train(self) -> PretrainingDataset:
         """One item per caption, with a task drawn for it."""
-        return self._dataset(self.splits.train, self.splits.train_sources, training=True)
+        splits = self.splits
+        return self._dataset(splits.train, splits.train_questions, training=True)
 
     @cached_property
     def validation(self) -> PretrainingDataset | None:
         """The same items for every seed."""
-        captions, sources = self.splits.validation, self.splits.validation_sources
+        found = self.splits.validation
         return (
-            None if captions is None or sources is None else self._dataset(captions, sources, training=False)
+            None if found is None else self._dataset(found, self.splits.validation_questions, training=False)
         )
 
     @cached_property
@@ -185,11 +161,11 @@ class PretrainingTask(LearnedTask):
         Raises:
             RecipeError: if they lie on another grid.
         """
-        boxes, grid = self._data.train.boxes, getattr(model, "visual_grid", None)
-        if boxes is not None and {"describe", "find"} & set(self.kinds) and grid != (boxes.grid, boxes.grid):
+        boxes, grid = self._data.boxes, getattr(model, "visual_grid", None)
+        if boxes is not None and self.splits.objects is not None and grid != (boxes.grid, boxes.grid):
             seen = "no grid of patches" if grid is None else f"{grid[0]} x {grid[1]} patches"
             raise RecipeError(
-                f"data.train.boxes.grid is {boxes.grid}, and the model has {seen}. Give the number of its patches per "
+                f"data.boxes.grid is {boxes.grid}, and the model has {seen}. Give the number of its patches per "
                 "side, or leave boxes out."
             )
 
@@ -201,8 +177,8 @@ class PretrainingTask(LearnedTask):
                 "true" and "false".
         """
         needed = ["<extra_id_0>"] if "span" in self.kinds else []
-        objects = self.splits.train_sources.objects
-        if objects is not None and {"describe", "find"} & set(self.kinds):
+        objects = self.splits.objects
+        if objects is not None:
             needed += ["<vis_extra_id_0>", f"<vis_extra_id_{objects.n_tokens - 1}>"]
         unknown = [
             word for word in needed if tokenizer.convert_tokens_to_ids(word) in (None, tokenizer.unk_token_id)
@@ -216,16 +192,16 @@ class PretrainingTask(LearnedTask):
             )
 
     def _dataset(
-        self, captions: list[CaptionExample], sources: SplitSources, training: bool
+        self, captions: list[CaptionExample], questions: list[VqaExample] | None, training: bool
     ) -> PretrainingDataset:
-        tasks = self._data.drawn_tasks
-        limit = None if training else self._data.max_validation_examples
-        asked = sources.questions[:limit] if "question" in tasks else []
+        asked = None
+        if questions is not None:
+            asked = VqaDataset(questions, training, seed=self._seed, regions=self.splits.regions)
         return PretrainingDataset(
-            CaptionDataset(captions, training, regions=sources.regions, **self._pixels),
-            tasks,
-            VqaDataset(asked, training, seed=self._seed) if asked else None,
-            sources.objects if {"describe", "find"} & tasks.keys() else None,
+            CaptionDataset(captions, training, **self._seen),
+            self._data.drawn_tasks,
+            asked,
+            self.splits.objects,
             self._data.mask_ratio,
             self._seed,
         )

@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from amad.data.paths import write_whole
+from amad.data.pretraining import PretrainingDataset
 from amad.data.vqa import VqaDataset
 from amad.errors import RecipeError
 from amad.models.load import save_checkpoint
@@ -19,6 +20,7 @@ from amad.recipe import Recipe
 from amad.records import RunRecords, environment
 from amad.training.arguments import DistillationArguments, make_arguments
 from amad.training.callbacks import AnnouncedEpoch, KeptRecords, ShownProgress
+from amad.training.learned import GeneratingTask
 from amad.training.models import weights_digest
 from amad.training.parts import RunParts
 from amad.training.plan import STACK_COLUMNS, record_bytes, stack_rows
@@ -228,23 +230,30 @@ class TrainingRun:
             eval_dataset=validation,
             data_collator=self.parts.collator,
             processing_class=self.parts.tokenizer,
-            compute_metrics=self._accuracy if self.parts.task.is_scored else None,
+            compute_metrics=self._accuracy if self._scores_texts else None,
         )
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         doing = "distilling" if self.with_teacher else "training"
         shown = ShownProgress(self.console, doing, self.parts.task.main_figure)
         trainer.add_callback(shown)
-        if isinstance(train, VqaDataset):
+        if isinstance(train, VqaDataset | PretrainingDataset):
             trainer.add_callback(AnnouncedEpoch(train.set_epoch))
         return trainer, shown
+
+    @property
+    def _scores_texts(self) -> bool:
+        """Whether texts are generated and scored; otherwise the objective gives the figures."""
+        return isinstance(self.parts.task, GeneratingTask) and self.parts.task.is_scored
 
     def _accuracy(self, prediction: Any) -> dict[str, float]:
         """The task's figures of what was generated."""
         tokens = torch.as_tensor(prediction.predictions)
         tokens = tokens.masked_fill(tokens < 0, int(self.parts.tokenizer.pad_token_id or 0))
         said = self.parts.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        scores = self.parts.task.score(said)
+        task = self.parts.task
+        assert isinstance(task, GeneratingTask)
+        scores = task.score(said)
         scores.pop("signature", None)
         return scores
 

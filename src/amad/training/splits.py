@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from amad.data.captions import CaptionExample, read_blip_captions, read_coco_captions, read_karpathy
 from amad.data.decoding import keep_whole
 from amad.data.paths import fill_template, inside
-from amad.data.problems import Problems
+from amad.data.problems import PicturedExample, Problems
 from amad.data.regions import Regions, with_regions
 from amad.data.translation import TranslationExample, read_multi30k
 from amad.data.visual_genome import read_visual_genome
@@ -34,6 +34,7 @@ class Splits(ABC, Generic[Data, Example]):
     """The examples of a recipe's splits, each read when it is first asked for.
 
     Attributes:
+        names: The attributes that each hold examples of one kind.
         problems: The examples that were left out of what was read so far.
 
     Args:
@@ -43,6 +44,8 @@ class Splits(ABC, Generic[Data, Example]):
     Raises:
         DataError: if ``data.root`` is no folder.
     """
+
+    names: ClassVar[tuple[str, ...]] = ("train", "validation")
 
     def __init__(self, data: Data, wait: Wait = unseen) -> None:
         self.data = data
@@ -89,7 +92,7 @@ class Splits(ABC, Generic[Data, Example]):
         """The folder of images; None where none is needed."""
         return inside(self.root, folder, key) if self.data.regions is None else None
 
-    def _seen(self, examples: list[Example], source: Path) -> list[Example]:
+    def _seen(self, examples: list[PicturedExample], source: Path) -> list[PicturedExample]:
         """The examples of ``source`` that have region features; where bad ones are left out, whose image is whole."""
         if self.regions is not None:
             return with_regions(examples, self.regions, source, self.problems, self._wait)
@@ -97,41 +100,8 @@ class Splits(ABC, Generic[Data, Example]):
             return examples
         return keep_whole(examples, source, self.problems, self._wait)
 
-
-class VqaSplits(Splits[VqaData, VqaExample]):
-    """Questions; see :class:`Splits`."""
-
-    @property
-    def train(self) -> list[VqaExample]:
-        """What to train on; see :class:`Splits`."""
-        return self._parts[0]
-
-    @cached_property
-    def validation(self) -> list[VqaExample] | None:
-        """What to validate on; see :class:`Splits`."""
-        if self.data.validation is not None:
-            found = self._read(self.data.validation, "data.validation")
-        elif self.data.holdout is not None:
-            found = self._parts[1]
-        else:
-            return None
-        return found[: self.data.max_validation_questions]
-
-    @cached_property
-    def _parts(self) -> tuple[list[VqaExample], list[VqaExample]]:
-        """The training files without what is held out, and that."""
-        found = self._read(self.data.train, "data.train")
-        for position, files in enumerate(self.data.also_train):
-            found = found + self._read(files, f"data.also_train.{position}")
-        if not any(example.scores for example in found):
-            raise DataError(
-                f"data.train: none of the {len(found)} questions has an answer, so there is nothing to learn. "
-                "Give data.train.annotations, or a file that has answers."
-            )
-        holdout = self.data.holdout
-        return (found, []) if holdout is None else holdout_by_image(found, holdout.share, holdout.seed)
-
-    def _read(self, files: VqaFiles, key: str) -> list[VqaExample]:
+    def _questions(self, files: VqaFiles, key: str) -> list[VqaExample]:
+        """The questions that the recipe names under ``key``."""
         questions = inside(self.root, files.questions, f"{key}.questions")
         images = None
         if self.regions is None:
@@ -154,6 +124,52 @@ class VqaSplits(Splits[VqaData, VqaExample]):
             found = read_vqa_v2(questions, annotations, images, name, problems=self.problems, weight=weight)
         return self._seen(found, questions)
 
+    def _captions(self, files: CaptionFiles, key: str) -> list[CaptionExample]:
+        """The images with captions that the recipe names under ``key``."""
+        captions = inside(self.root, files.captions, f"{key}.captions")
+        images = self._images(files.images, f"{key}.images")
+        if files.format == "blip":
+            found = read_blip_captions(captions, images, problems=self.problems)
+        elif files.format == "karpathy":
+            found = read_karpathy(captions, files.split or "", images, self.problems)
+        else:
+            found = read_coco_captions(captions, images, files.split, self.problems)
+        return self._seen(found, captions)
+
+
+class VqaSplits(Splits[VqaData, VqaExample]):
+    """Questions; see :class:`Splits`."""
+
+    @property
+    def train(self) -> list[VqaExample]:
+        """What to train on; see :class:`Splits`."""
+        return self._parts[0]
+
+    @cached_property
+    def validation(self) -> list[VqaExample] | None:
+        """What to validate on; see :class:`Splits`."""
+        if self.data.validation is not None:
+            found = self._questions(self.data.validation, "data.validation")
+        elif self.data.holdout is not None:
+            found = self._parts[1]
+        else:
+            return None
+        return found[: self.data.max_validation_questions]
+
+    @cached_property
+    def _parts(self) -> tuple[list[VqaExample], list[VqaExample]]:
+        """The training files without what is held out, and that."""
+        found = self._questions(self.data.train, "data.train")
+        for position, files in enumerate(self.data.also_train):
+            found = found + self._questions(files, f"data.also_train.{position}")
+        if not any(example.scores for example in found):
+            raise DataError(
+                f"data.train: none of the {len(found)} questions has an answer, so there is nothing to learn. "
+                "Give data.train.annotations, or a file that has answers."
+            )
+        holdout = self.data.holdout
+        return (found, []) if holdout is None else holdout_by_image(found, holdout.share, holdout.seed)
+
 
 class CaptionSplits(Splits[CaptionData, CaptionExample]):
     """Images with captions; see :class:`Splits`."""
@@ -161,7 +177,7 @@ class CaptionSplits(Splits[CaptionData, CaptionExample]):
     @cached_property
     def train(self) -> list[CaptionExample]:
         """What to train on; see :class:`Splits`."""
-        found = self._read(self.data.train, "data.train")
+        found = self._captions(self.data.train, "data.train")
         if not any(example.captions for example in found):
             raise DataError(
                 f"data.train: none of the {len(found)} images has a caption, so there is nothing to learn. "
@@ -174,18 +190,7 @@ class CaptionSplits(Splits[CaptionData, CaptionExample]):
         """What to validate on; see :class:`Splits`."""
         if self.data.validation is None:
             return None
-        return self._read(self.data.validation, "data.validation")[: self.data.max_validation_examples]
-
-    def _read(self, files: CaptionFiles, key: str) -> list[CaptionExample]:
-        captions = inside(self.root, files.captions, f"{key}.captions")
-        images = self._images(files.images, f"{key}.images")
-        if files.format == "blip":
-            found = read_blip_captions(captions, images, problems=self.problems)
-        elif files.format == "karpathy":
-            found = read_karpathy(captions, files.split or "", images, self.problems)
-        else:
-            found = read_coco_captions(captions, images, files.split, self.problems)
-        return self._seen(found, captions)
+        return self._captions(self.data.validation, "data.validation")[: self.data.max_validation_examples]
 
 
 class TranslationSplits(Splits[TranslationData, TranslationExample]):

@@ -1,106 +1,33 @@
 """What sets the tasks apart: their data, the score of what was generated, and its official result file."""
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
-
-from PIL import Image
+from typing import Any
 
 from amad.data.captions import CaptionDataset
-from amad.data.images import Pixels
-from amad.data.problems import Problems
 from amad.data.translation import TranslationDataset, translation_prompt
-from amad.data.vqa import GIB, VqaDataset
+from amad.data.vqa import VqaDataset
 from amad.data.waiting import Wait, unseen
 from amad.metrics import captions as caption_metrics
 from amad.metrics import translation as translation_metrics
-from amad.recipe_data import CaptionData, DataSection, TranslationData, VqaData
-from amad.training.splits import CaptionSplits, Splits, TranslationSplits, VqaSplits
+from amad.recipe_data import CaptionData, PretrainingData, RecipeData, TranslationData, VqaData
+from amad.training.learned import GeneratingTask, LearnedTask, Prepare, TaskDataset, pixels_of
+from amad.training.pretraining import PretrainingTask
+from amad.training.splits import CaptionSplits, TranslationSplits, VqaSplits
 
-TaskDataset = VqaDataset | CaptionDataset | TranslationDataset
-Prepare = Callable[[Image.Image], Pixels]
-
-
-class LearnedTask(ABC):
-    """A task with the data of a recipe, each split of which is read when it is first asked for.
-
-    Attributes:
-        items: What the validation set has one of per item, as people say it.
-        training_items: Likewise the training set.
-        figures: Names of the scores, the main one first, each with the decimals to which results are rounded.
-        results_file: Name of the result file.
-        splits: The examples behind the data sets.
-    """
-
-    items: ClassVar[str]
-    training_items: ClassVar[str]
-    figures: ClassVar[dict[str, int]]
-    results_file: ClassVar[str] = "results.json"
-    splits: Splits[Any, Any]
-    _common: dict[str, Any]
-
-    @property
-    def _seen(self) -> dict[str, Any]:
-        """What every data set of the task is made with."""
-        return {**self._common, "regions": self.splits.regions}
-
-    @property
-    def problems(self) -> Problems:
-        """The examples that were left out of what was read so far."""
-        return self.splits.problems
-
-    @property
-    @abstractmethod
-    def train(self) -> TaskDataset:
-        """What to train on.
-
-        Raises:
-            DataError: if the data cannot be read or there is nothing to learn; see ``Splits``.
-        """
-
-    @property
-    @abstractmethod
-    def validation(self) -> TaskDataset | None:
-        """What to validate on; None if the recipe does not say.
-
-        Raises:
-            DataError: if the data cannot be read; see ``Splits``.
-        """
-
-    @property
-    def main_figure(self) -> str:
-        """The score that a curve is drawn of."""
-        return next(iter(self.figures))
-
-    @property
-    @abstractmethod
-    def is_scored(self) -> bool:
-        """Whether the validation set has what to score against.
-
-        Raises:
-            DataError: if it has, and the scorer is not installed.
-        """
-
-    @property
-    def signature(self) -> str | None:
-        """What the scorer says of how it scores, whatever the texts; None where it says nothing."""
-        return None
-
-    @abstractmethod
-    def score(self, said: Sequence[str]) -> dict[str, Any]:
-        """The ``figures`` of one text per validation item, and ``signature`` where the scorer has one.
-
-        Only where ``is_scored``.
-        """
-
-    @abstractmethod
-    def results(self, said: Sequence[str]) -> str:
-        """The official result file of one text per validation item."""
+__all__ = [
+    "CaptionTask",
+    "GeneratingTask",
+    "LearnedTask",
+    "TaskDataset",
+    "TranslationTask",
+    "VqaTask",
+    "load_task",
+]
 
 
-class VqaTask(LearnedTask):
+class VqaTask(GeneratingTask):
     """Visual question answering: accuracy in percent, official where ten answers are known.
 
     Args:
@@ -114,12 +41,16 @@ class VqaTask(LearnedTask):
     """
 
     items = training_items = "questions"
-    figures: ClassVar[dict[str, int]] = {"accuracy": 2}
 
     def __init__(self, data: VqaData, seed: int, prepare: Prepare | None, wait: Wait = unseen) -> None:
         self.splits = VqaSplits(data, wait)
         self._seed = seed
-        self._common = {"prompt": data.prompt, **_pixels(data, prepare)}
+        self._common = {"prompt": data.prompt, **pixels_of(data, prepare)}
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """``accuracy``, in percent."""
+        return {"accuracy": 2}
 
     @cached_property
     def train(self) -> VqaDataset:
@@ -157,7 +88,7 @@ class VqaTask(LearnedTask):
         )
 
 
-class CaptionTask(LearnedTask):
+class CaptionTask(GeneratingTask):
     """Captioning: CIDEr-D, from 0 to 10, and BLEU-4, from 0 to 1, as the reference scorers give them.
 
     Captions become tokens by our tokenizer, so that a run needs no Java and its scores compare with one another;
@@ -174,11 +105,15 @@ class CaptionTask(LearnedTask):
 
     items = "images"
     training_items = "captions"
-    figures: ClassVar[dict[str, int]] = {"CIDEr": 4, "Bleu_4": 4}
 
     def __init__(self, data: CaptionData, prepare: Prepare | None, wait: Wait = unseen) -> None:
         self.splits = CaptionSplits(data, wait)
-        self._common = {"prompt": data.prompt, **_pixels(data, prepare)}
+        self._common = {"prompt": data.prompt, **pixels_of(data, prepare)}
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """``CIDEr``, CIDEr-D from 0 to 10, and ``Bleu_4``, from 0 to 1."""
+        return {"CIDEr": 4, "Bleu_4": 4}
 
     @cached_property
     def train(self) -> CaptionDataset:
@@ -228,7 +163,7 @@ class CaptionTask(LearnedTask):
         )
 
 
-class TranslationTask(LearnedTask):
+class TranslationTask(GeneratingTask):
     """Translation: sacreBLEU from 0 to 100, without case as VL-T5 scores Multi30K.
 
     Args:
@@ -241,13 +176,17 @@ class TranslationTask(LearnedTask):
     """
 
     items = training_items = "sentences"
-    figures: ClassVar[dict[str, int]] = {"BLEU": 2}
     results_file = "results.txt"
 
     def __init__(self, data: TranslationData, prepare: Prepare | None, wait: Wait = unseen) -> None:
         self.splits = TranslationSplits(data, wait)
         prompt = data.prompt or translation_prompt(data.source, data.target)
-        self._common = {"prompt": prompt, **_pixels(data, prepare)}
+        self._common = {"prompt": prompt, **pixels_of(data, prepare)}
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """``BLEU``, from 0 to 100."""
+        return {"BLEU": 2}
 
     @cached_property
     def train(self) -> TranslationDataset:
@@ -286,9 +225,7 @@ class TranslationTask(LearnedTask):
         return "".join(f"{line}\n" for line in _lines(said))
 
 
-def load_task(
-    data: VqaData | CaptionData | TranslationData, seed: int, prepare: Prepare | None, wait: Wait = unseen
-) -> LearnedTask:
+def load_task(data: RecipeData, seed: int, prepare: Prepare | None, wait: Wait = unseen) -> LearnedTask:
     """The task that data of this form is for.
 
     Args:
@@ -304,11 +241,9 @@ def load_task(
         return CaptionTask(data, prepare, wait)
     if isinstance(data, TranslationData):
         return TranslationTask(data, prepare, wait)
+    if isinstance(data, PretrainingData):
+        return PretrainingTask(data, seed, prepare, wait)
     return VqaTask(data, seed, prepare, wait)
-
-
-def _pixels(data: DataSection, prepare: Prepare | None) -> dict[str, Any]:
-    return {"cache_bytes": int(data.image_cache_gib * GIB), "prepare": prepare}
 
 
 def _lines(said: Sequence[str]) -> list[str]:
