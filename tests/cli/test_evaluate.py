@@ -94,7 +94,7 @@ def test_blank_images_hide_the_image_alone_and_leave_the_other_result_file(amad,
     shown = amad.document("evaluate", path)
     before = Path(shown["results"]).read_bytes()
     blank = amad.document("evaluate", path, "--blank-images")
-    assert (shown["images"], blank["images"]) == ("shown", "blank")
+    assert (shown["blank_images"], blank["blank_images"]) == (False, True)
     assert blank["results"] == "student/results-blank.json"
     assert Path(shown["results"]).read_bytes() == before != Path(blank["results"]).read_bytes()
     # One answer per question: nothing but its words is left to tell.
@@ -147,3 +147,13 @@ def test_the_training_set_is_not_read_unless_it_is_held_out_from(amad, teacher_t
     assert amad.document(*arguments)["questions"] == 24
     held_out = "data.validation=null", "data.holdout={share: 0.5}"
     assert "questions_train.json: no such file" in amad.refuse(*arguments, *held_out)
+
+
+def test_a_table_names_scale_and_direction(amad, teacher_tree, taught):
+    shown = " ".join(amad.succeed("evaluate", amad.write(teacher_tree), "--model", taught.model).split())
+    for told in (
+        "VQA accuracy (0 to 100 %, higher is better)",
+        "images shown │ the items' own",
+        "not written",
+    ):
+        assert told in shown

@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -20,11 +21,18 @@ from amad.data.collate import Seq2SeqCollator
 from amad.data.tokens import train_tokenizer
 from amad.data.vqa import VqaDataset, VqaExample
 from amad.errors import RecipeError, ShapeError
-from amad.evaluation.fidelity import TokenFidelity, batched, compare_tokens, text_probabilities
+from amad.evaluation.evaluate import Decoding, generate_texts
+from amad.evaluation.fidelity import (
+    TokenFidelity,
+    batched,
+    compare_tokens,
+    measure_fidelity,
+    text_probabilities,
+)
 from amad.metrics.fidelity import Calibration
 
 QUESTIONS = ["what color", "what", "how many circles are red", "is it", "red or blue"]
-ANSWERS = ["red", "two circles", "", "no", "blue red two"]
+ANSWERS = ["red", "red circles", "", "no", "blue red or"]
 
 
 def log(*rows):
@@ -243,8 +251,8 @@ def test_classes_are_tokens_of_one_position():
 
 def test_the_probability_of_a_text_is_the_product_of_those_of_its_tokens_one_by_one(asked):
     dataset, collator, student, _ = asked
-    texts = ["red", "how many circles are red blue or two red", "", "no no", "what"]
-    found = text_probabilities(student, dataset, collator, texts, batch_size=2)
+    texts = ["red", "how many circles are red blue or what red", "", "no no", "what"]
+    found = text_probabilities(student, batched(dataset, collator, 2, texts=texts))
     for index, text in enumerate(texts):
         ids = collator.tokenizer(text)["input_ids"]
         assert ids[-1] == collator.tokenizer.eos_token_id
@@ -262,29 +270,32 @@ def test_a_text_of_the_greatest_length_keeps_its_last_word(asked):
     dataset, collator, student, _ = asked
     short = Seq2SeqCollator(collator.tokenizer, max_target_tokens=3)
     single = VqaDataset(dataset.examples[:1], training=False)
-    assert text_probabilities(student, single, short, ["red or blue"]) == pytest.approx(
-        text_probabilities(student, single, collator, ["red or blue"])
+    found, whole = (
+        text_probabilities(student, batched(single, one, 1, texts=["red or blue"]))
+        for one in (short, collator)
     )
+    assert found == pytest.approx(whole)
+    assert short.max_target_tokens == 3
 
 
 def test_probabilities_of_all_texts_of_one_token_stay_within_one(asked):
     dataset, collator, student, _ = asked
     words = [word for word in collator.tokenizer.get_vocab() if word.isalpha()]
     single = VqaDataset(dataset.examples[:1], training=False)
-    found = [text_probabilities(student, single, collator, [word])[0] for word in words]
+    found = [text_probabilities(student, batched(single, collator, 1, texts=[word]))[0] for word in words]
     assert 0 < sum(found) <= 1
 
 
 def test_progress_of_probabilities_is_told(asked):
     dataset, collator, student, _ = asked
     told = []
-    text_probabilities(student, dataset, collator, ["red"] * 5, batch_size=2, on_progress=told.append)
+    text_probabilities(student, batched(dataset, collator, 2, texts=["red"] * 5), told.append)
     assert told == [2, 4, 5]
 
 
 def test_what_cannot_be_compared_is_refused(asked):
     dataset, collator, student, _ = asked
-    batch = next(batched(dataset, collator, 2))
+    batch = next(iter(batched(dataset, collator, 2)))
     with pytest.raises(ShapeError, match="ocabularies differ"):
         compare_tokens(llama(0), student, [batch])
     with pytest.raises(ShapeError, match="vocabularies differ: 3 != 4"):
@@ -292,3 +303,70 @@ def test_what_cannot_be_compared_is_refused(asked):
     del batch["labels"]
     with pytest.raises(RecipeError, match="Give labels"):
         compare_tokens(student, student, [batch])
+
+
+def test_the_whole_of_it_for_questions(asked):
+    dataset, collator, student, teacher = asked
+    said = ["red", "red circles", "no", "yes", "blue red or"], ["red", "circles", "no", "no", "blue"]
+    waits = []
+
+    @contextlib.contextmanager
+    def wait(what, total):
+        told = []
+        yield lambda done, whole: told.append((done, whole))
+        waits.append((what, total, told[-1]))
+
+    found = measure_fidelity(
+        student, teacher, dataset, lambda texts: batched(dataset, collator, 2, texts=texts), said, wait
+    )
+    assert found["agreement_percent"] == 40
+    assert found["agreement_interval_percent"][0] < 40 < found["agreement_interval_percent"][1]
+    tokens = compare_tokens(student, teacher, batched(dataset, collator, 2))
+    assert found["n_tokens"] == tokens.n_tokens
+    assert found["kl_nats_per_token"] == tokens.kl_sum / tokens.n_tokens
+    # The third question has no answer. Of the others the student has three right, the teacher two.
+    for who, model, texts, right in (
+        ("student", student, said[0], [1, 1, 0, 1]),
+        ("teacher", teacher, said[1], [1, 0, 1, 0]),
+    ):
+        sure = text_probabilities(model, batched(dataset, collator, 2, texts=texts))
+        by_hand = Calibration()
+        by_hand.add([*sure[:2], *sure[3:]], right)
+        assert found["calibration"][who]["answers"] == by_hand.summary()
+        assert found["calibration"][who]["tokens"] == getattr(tokens, who).summary()
+    assert waits == [
+        ("comparing predictions", 5, (5, 5)),
+        ("confidence of the student", 5, (5, 5)),
+        ("confidence of the teacher", 5, (5, 5)),
+    ]
+
+
+def test_what_greedy_decoding_said_is_what_the_model_is_sure_of(asked):
+    dataset, collator, student, _ = asked
+    said = generate_texts(student, collator.tokenizer, dataset, collator, Decoding(max_length=8))
+    others = [said[-1], *said[:-1]]
+    sure, of_others = (
+        text_probabilities(student, batched(dataset, collator, 2, texts=texts)) for texts in (said, others)
+    )
+    differing = [index for index in range(5) if said[index] != others[index]]
+    assert differing
+    assert sum(sure[index] > of_others[index] for index in differing) > len(differing) / 2
+
+
+def test_only_the_image_is_blanked():
+    class Seen:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return {"text": "what", "target": "red", "image": index + 1}
+
+    def pixels(images):
+        return torch.tensor(images, dtype=torch.float32)[:, None, None, None].expand(-1, 3, 2, 2)
+
+    collator = Seq2SeqCollator(train_tokenizer(["what red"], 2, 2), pixels)
+    shown, blank = (list(batched(Seen(), collator, 2, blank_images=hidden)) for hidden in (False, True))
+    assert [batch["pixel_values"][:, 0, 0, 0].tolist() for batch in shown] == [[1, 2], [3]]
+    assert all(not batch["pixel_values"].any() for batch in blank)
+    assert torch.equal(shown[0]["input_ids"], blank[0]["input_ids"])
+    assert torch.equal(shown[1]["labels"], blank[1]["labels"])

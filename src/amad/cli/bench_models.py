@@ -165,8 +165,8 @@ def _recipe_inputs(run: Any, named: Mapping[str, str], n: int) -> dict[str, Any]
 
     inputs = {}
     for name, folder in named.items():
-        transform = load_image_transform(folder)
-        task = load_task(run.data, run.seed, transform.resize)
+        transform = load_image_transform(folder) if run.data.regions is None else None
+        task = load_task(run.data, run.seed, None if transform is None else transform.resize)
         dataset = task.train if task.validation is None else task.validation
         collator = Seq2SeqCollator(
             load_tokenizer(folder), transform, run.data.max_input_tokens, run.data.max_target_tokens

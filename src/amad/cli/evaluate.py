@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amad.cli.distill import Json, Overrides, RecipeArgument
+from amad.cli.evaluate_fidelity import load_teacher, print_fidelity
 from amad.cli.screen import console, print_json, print_table, quiet_libraries, user_errors
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ def evaluate(
             "normalisation), every region feature and box zero. What it then says, it says of the text alone.",
         ),
     ] = False,
+    fidelity: Annotated[
+        bool,
+        typer.Option(
+            "--fidelity",
+            help="Let the recipe's teacher do the same, and tell how alike both are and how well each knows when it "
+            "is right. Takes the teacher's time too.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Answer, caption or translate the validation set of a recipe, write the official result file and score it.
@@ -63,19 +72,15 @@ def evaluate(
         run = load_recipe(recipe, overrides or [])
         folder, own = _folder(run, recipe, model)
         with launched_processes(bool(run.training.get("use_cpu", False))) as state:
-            task, document = _evaluate(state, run, folder, own, results, batch_size, blank_images)
+            task, document = _evaluate(state, run, folder, own, results, batch_size, blank_images, fidelity)
         if not state.is_main_process:
             return
         if as_json:
             print_json(document)
             return
-        document["results"] = document["results"] or "not written"
-        for name, digits in task.figures.items():
-            unit = " %" if name == "accuracy" else ""
-            figure = document[name]
-            document[name] = _UNSCORED[run.task] if figure is None else f"{figure:.{digits}f}{unit}"
-        rows = [row for row in document.items() if not isinstance(row[1], dict)]
-        print_table("Evaluation", ("what", "value"), rows)
+        print_table("Evaluation", ("what", "value"), _rows(run.task, task, document))
+        if fidelity:
+            print_fidelity(run.task, document, task.figures)
 
 
 _DOING = {"vqa": "answering", "captions": "captioning", "translation": "translating"}
@@ -84,6 +89,37 @@ _UNSCORED = {
     "captions": "no captions to score with",
     "translation": "no translations to score with",
 }
+
+
+_TITLES = {
+    "accuracy": "VQA accuracy (0 to 100 %, higher is better)",
+    "CIDEr": "CIDEr-D (0 to 10, higher is better)",
+    "Bleu_4": "BLEU-4 (0 to 1, higher is better)",
+    "BLEU": "BLEU (0 to 100, higher is better)",
+    "signature": "scored by",
+    "blank_images": "images shown",
+    "max_length": "longest text (tokens, start token included)",
+    "num_beams": "beams",
+    "batch_size": "items per batch",
+    "decoded_now": "items decoded now; others were there",
+    "seconds": "time to decode (seconds)",
+    "results": "result file",
+    "bad_examples": "bad examples, left out",
+}
+
+
+def _rows(name: str, task: "GeneratingTask", document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was measured, with its scale and direction, for people."""
+    shown = dict(document)
+    shown["blank_images"] = "blank ones" if document["blank_images"] else "the items' own"
+    shown["results"] = document["results"] or "not written"
+    for figure, digits in task.figures.items():
+        value = document[figure]
+        unit = " %" if figure == "accuracy" else ""
+        shown[figure] = _UNSCORED[name] if value is None else f"{value:.{digits}f}{unit}"
+    return [
+        (_TITLES.get(key, key), str(value)) for key, value in shown.items() if not isinstance(value, dict)
+    ]
 
 
 def _folder(run: "Recipe", recipe: Path, model: Path | None) -> tuple[Path, bool]:
@@ -108,6 +144,7 @@ def _evaluate(
     results: Path | None,
     batch_size: int | None,
     blank_images: bool,
+    fidelity: bool,
 ) -> tuple["GeneratingTask", dict[str, Any]]:
     """Decode this process's share; in the first process, score all and write the files.
 
@@ -121,6 +158,7 @@ def _evaluate(
     from amad.data.waiting import unseen
     from amad.errors import RecipeError
     from amad.evaluation.evaluate import Decoding, generate_batches
+    from amad.evaluation.fidelity import batched, measure_fidelity
     from amad.evaluation.predictions import Shards, decode_shards, digest_of_folder, digest_of_items
     from amad.evaluation.processes import shared_temporary_folder
     from amad.models.load import load_model, load_tokenizer
@@ -138,6 +176,7 @@ def _evaluate(
     check_sight(model, data.regions)
     tokenizer = load_tokenizer(folder)
     transform = load_image_transform(folder) if data.regions is None else None
+    teacher = load_teacher(run, model, tokenizer, transform).to(state.device) if fidelity else None
     # One process speaks for all.
     wait: Wait = partial(counted, console) if state.is_main_process else unseen
     task = load_task(data, run.seed, None if transform is None else transform.resize, wait)
@@ -148,26 +187,36 @@ def _evaluate(
         )
     validation, is_scored = _validation(run, task), task.is_scored
     out = _result_file(task, folder, own, results, blank_images)
-    generate = partial(
-        generate_batches,
-        model,
-        tokenizer,
-        validation,
-        Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens),
-        decoding,
-        blank_images=blank_images,
-        workers=int(given.get("dataloader_num_workers") or 0),
-    )
+    collator = Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens)
+    reading: dict[str, Any] = {
+        "blank_images": blank_images,
+        "workers": int(given.get("dataloader_num_workers") or 0),
+    }
     around = environment(str(state.device))
-    how = {"images": "blank" if blank_images else "shown", **asdict(decoding)}
+    how = {"blank_images": blank_images, **asdict(decoding)}
     of = {"model": digest_of_folder(folder), "data": digest_of_items(validation)}
     decides = of | how | {"max_input_tokens": data.max_input_tokens}
     decides |= {name: around[name] for name in ("amad", "torch", "transformers")}
     started = time.perf_counter()
-    with shared_temporary_folder(state) if out is None else nullcontext(_beside(out, "predictions")) as place:
-        with state.main_process_first():
-            shards = Shards(place, decides, len(validation), size)
-        decoded = decode_shards(state, shards, generate, size, _DOING[run.task], wait)
+    with ExitStack() as stack:
+
+        def decode(decoder: Any, digest: str, kind: str, doing: str) -> tuple[Shards, int]:
+            place = _beside(out, kind) if out else stack.enter_context(shared_temporary_folder(state))
+            with state.main_process_first():
+                shards = Shards(place, decides | {"model": digest}, len(validation), size)
+            generate = partial(
+                generate_batches, decoder, tokenizer, validation, collator, decoding, **reading
+            )
+            return shards, decode_shards(state, shards, generate, size, doing, wait)
+
+        shards, decoded = decode(model, of["model"], "predictions", _DOING[run.task])
+        seconds = round(time.perf_counter() - started, 3)
+        if teacher is not None:
+            home = Path(run.teacher or "")
+            of["teacher"] = digest_of_folder(home) if home.is_dir() else str(run.teacher)
+            teacher_shards, _ = decode(
+                teacher, of["teacher"], "teacher-predictions", f"the teacher is {_DOING[run.task]}"
+            )
         document: dict[str, Any] = {
             "model": str(folder),
             **how,
@@ -175,7 +224,7 @@ def _evaluate(
             "processes": state.num_processes,
             task.items: len(validation),
             "decoded_now": decoded,
-            "seconds": round(time.perf_counter() - started, 3),
+            "seconds": seconds,
             "results": None if out is None else str(out),
         }
         if state.is_main_process:
@@ -183,6 +232,17 @@ def _evaluate(
             if task.problems.skips:
                 document["bad_examples"] = task.problems.n_bad
             document |= task.score(said) if is_scored else dict.fromkeys(task.figures)
+            if teacher is not None:
+                teacher_said = teacher_shards.texts()
+                scores = task.score(teacher_said) if is_scored else {}
+                document["fidelity"] = {"teacher": {"model": run.teacher, **scores}} | measure_fidelity(
+                    model,
+                    teacher,
+                    validation,
+                    lambda texts: batched(validation, collator, size, texts=texts, **reading),
+                    (said, teacher_said),
+                    wait,
+                )
             of_what = data.model_dump(mode="json", exclude_none=True, exclude={"train", "image_cache_gib"})
             document |= {"data": of_what, "digests": of, "environment": around}
             if out is not None:
@@ -192,6 +252,8 @@ def _evaluate(
                 as_text = json.dumps(document, indent=2, ensure_ascii=False)
                 write_whole(_beside(out, "metrics.json"), as_text + "\n")
             shards.remove()
+            if teacher is not None:
+                teacher_shards.remove()
     return task, document
 
 

@@ -16,7 +16,7 @@ from amad.data.collate import FOR_THE_LOSS
 from amad.errors import RecipeError
 
 # What a batch holds beside the inputs of a model that is to answer by itself.
-_TARGETS = ("labels", *FOR_THE_LOSS, "decoder_input_ids", "decoder_attention_mask")
+_TARGETS = ("labels", "answer_counts", *FOR_THE_LOSS, "decoder_input_ids", "decoder_attention_mask")
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,26 @@
 """How alike a student and its teacher predict on a set, and how well each knows what it knows."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from amad.data.collate import FOR_THE_LOSS, Seq2SeqCollator
+from amad.data.vqa import VqaDataset
+from amad.data.waiting import Advance, Wait, unseen
 from amad.errors import RecipeError, ShapeError
-from amad.evaluation.evaluate import Items
+from amad.evaluation.evaluate import Items, blanked, in_batches
 from amad.losses.logits import forward_kl
 from amad.losses.objective import IGNORED_LABEL
 from amad.losses.task import aligned, exact
-from amad.metrics.fidelity import Calibration
+from amad.metrics.fidelity import Calibration, agreement
 from amad.models.labels import predicts_next
 from amad.models.student import check_compatible
 
@@ -139,43 +143,27 @@ def compare_tokens(
 @torch.inference_mode()
 def text_probabilities(
     model: PreTrainedModel,
-    dataset: Items,
-    collator: Seq2SeqCollator,
-    texts: Sequence[str],
-    *,
-    batch_size: int = 100,
+    batches: Iterable[Mapping[str, Tensor]],
     on_progress: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """The probability that a model gives to one text per item, its end included, as the tokenizer writes it.
+    """The probability that a model gives to the whole text in the labels of each sample, the end included.
 
-        prod_t p(token t | the item, tokens before t)
+        prod_t p(token t | the inputs, tokens before t)
 
-    Of the text that the model said itself this is its confidence in it, however it was searched for.
+    Of a text that the model said itself this is its confidence in it, however it was searched for.
 
     Args:
-        model: An encoder-decoder, in evaluation mode meanwhile.
-        dataset: The items.
-        collator: Makes batches.
-        texts: One per item, in the order of the set.
-        batch_size: Items per batch.
-        on_progress: Called with the items that are done.
+        model: In evaluation mode meanwhile.
+        batches: Inputs with ``labels`` (batch, token), as of :func:`batched` with those texts.
+        on_progress: Called with the samples that are done.
 
     Raises:
-        RecipeError: if the model returns no logits.
+        RecipeError: if the model returns no logits or a batch has no labels.
     """
-    # A text of the greatest length that was generated may lack its end, which is counted here.
-    longer = Seq2SeqCollator(
-        collator.tokenizer,
-        collator.image_transform,
-        collator.max_input_tokens,
-        collator.max_target_tokens + 1,
-    )
-    given = [(index, {"target": text}) for index, text in enumerate(texts)]
     found: list[float] = []
     with _evaluating(model):
-        for start in range(0, len(given), batch_size):
-            batch = longer([dataset[index] | said for index, said in given[start : start + batch_size]])
-            labels = batch["labels"]
+        for batch in batches:
+            labels = _labels(batch)
             logits, wanted = aligned(
                 _logits(model, batch, labels), labels.to(model.device), predicts_next(model)
             )
@@ -188,10 +176,114 @@ def text_probabilities(
     return found
 
 
-def batched(dataset: Items, collator: Seq2SeqCollator, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """The whole set in its order, a batch at a time."""
-    for start in range(0, len(dataset), batch_size):
-        yield collator([dataset[index] for index in range(start, min(start + batch_size, len(dataset)))])
+def batched(
+    dataset: Items,
+    collator: Seq2SeqCollator,
+    batch_size: int,
+    *,
+    texts: Sequence[str] | None = None,
+    blank_images: bool = False,
+    workers: int = 0,
+) -> Iterable[dict[str, Tensor]]:
+    """The whole set in its order, a batch at a time.
+
+    Args:
+        dataset: The items.
+        collator: Makes batches.
+        batch_size: Items per batch.
+        texts: One target per item in the place of its own, of which none is cut.
+        blank_images: As in :func:`amad.evaluation.evaluate.generate_batches`.
+        workers: Likewise.
+    """
+    if texts is not None:
+        # A text of the greatest length that was generated may lack its end, which is a token more.
+        collator = copy.copy(collator)
+        collator.max_target_tokens += 1
+
+    def collate(numbered: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Tensor]:
+        given = [item if texts is None else item | {"target": texts[index]} for index, item in numbered]
+        return blanked(collator(given)) if blank_images else collator(given)
+
+    return DataLoader(
+        cast(Dataset[Any], _Numbered(dataset)),
+        batch_sampler=in_batches(range(len(dataset)), batch_size),
+        collate_fn=collate,
+        num_workers=workers,
+    )
+
+
+def measure_fidelity(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    dataset: Items,
+    batches: Callable[[Sequence[str] | None], Iterable[Mapping[str, Tensor]]],
+    said: tuple[Sequence[str], Sequence[str]],
+    wait: Wait = unseen,
+) -> dict[str, Any]:
+    """Agreement of what both models said, their predictions compared, and how well each knows when it is right.
+
+    Calibration ``tokens`` is of the most probable token after the true ones before it, and whether that is the true
+    one. ``answers``, of questions that have answers, is of the whole answer that the model said: the probability that
+    it gives it, against its VQA accuracy, which is a share and is not rounded to right or wrong.
+
+    Args:
+        student: With the teacher's vocabulary.
+        teacher: Its teacher.
+        dataset: The items.
+        batches: Gives all items in batches, with their own targets or with these texts; see :func:`batched`.
+        said: What the student and what the teacher said of each item.
+        wait: Shows how far it is.
+
+    Returns:
+        ``agreement_percent`` with ``agreement_interval_percent`` (Wilson, 95 %); the figures of
+        :meth:`TokenFidelity.summary`; and ``calibration`` of ``student`` and ``teacher``, each with ``tokens`` and, of
+        questions, ``answers``, as :meth:`amad.metrics.fidelity.Calibration.summary` has them. Where there is no ground
+        truth, what needs it is None.
+
+    Raises:
+        ShapeError, RecipeError: as :func:`compare_tokens`.
+    """
+    equal, n = agreement(*said), len(dataset)
+    with wait("comparing predictions", n) as advance:
+        tokens = compare_tokens(student, teacher, batches(None), on_progress=_of(n, advance))
+    calibration: dict[str, dict[str, Any]] = {}
+    by_model = (("student", student, said[0], tokens.student), ("teacher", teacher, said[1], tokens.teacher))
+    for who, model, texts, known in by_model:
+        calibration[who] = {"tokens": known.summary() if known.n else None}
+        if isinstance(dataset, VqaDataset):
+            with wait(f"confidence of the {who}", n) as advance:
+                sure = text_probabilities(model, batches(texts), _of(n, advance))
+            of_answers = Calibration()
+            answered = [index for index, example in enumerate(dataset.examples) if example.scores]
+            of_answers.add(
+                [sure[index] for index in answered],
+                [dataset.examples[index].accuracy(texts[index]) for index in answered],
+            )
+            calibration[who]["answers"] = of_answers.summary() if of_answers.n else None
+    return {
+        "agreement_percent": equal.percent,
+        "agreement_interval_percent": list(equal.interval_percent),
+        **tokens.summary(),
+        "calibration": calibration,
+    }
+
+
+def _of(total: int, advance: Advance) -> Callable[[int], None]:
+    """Tells what is done of so many."""
+    return lambda done: advance(done, total)
+
+
+class _Numbered:
+    """Items with their numbers."""
+
+    def __init__(self, dataset: Items) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, dict[str, Any]]:
+        return index, self.dataset[index]
 
 
 def _labels(batch: Mapping[str, Tensor]) -> Tensor:
