@@ -49,6 +49,9 @@ METHODS: dict[str, Method] = {
     "one_to_one-mse": _attention(
         "teacher head k to student head k, distance of unit maps", "one_to_one", "mse"
     ),
+    "one_to_one-scores": _attention(
+        "teacher head k to student head k, distance of scores before the softmax", "one_to_one", "scores"
+    ),
     "mean": _attention("every teacher head to the mean of the student's, divergence", "mean"),
     "mean-mse": _attention("every teacher head to the mean of the student's, distance", "mean", "mse"),
     "nearest": _attention("every teacher head to its most alike student head, divergence", "nearest"),

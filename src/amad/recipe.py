@@ -111,7 +111,7 @@ class AttentionTerm(Section):
         method: Who teaches whom: ``amad``, ``one_to_one``, ``mean``, ``nearest``, ``assigned``, ``head_mean`` or
             ``learned``; :mod:`amad.losses.methods` has the class of each.
         variant: What is compared: ``kl`` (all methods), ``mse`` (all but ``head_mean``); for ``amad`` also
-            ``projected`` and ``token``.
+            ``projected`` and ``token``, for ``one_to_one`` also ``scores``.
         temperature: For ``amad``: of the softmax over student heads; 1 is the paper's.
         detach_alignment: For ``amad``: stop gradients through the alignment weights.
         projection: For ``amad``, ``projected``: ``full`` as in the paper, or ``factored``.

@@ -1,15 +1,15 @@
 """The trained map of student maps of the ``projected`` variant."""
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from amad.capture.record import AttentionRecord
 from amad.errors import RecipeError, ShapeError
+from amad.losses.blocks import Result, over_rows
 from amad.ops.maps import MapBlock, map_block
 from amad.ops.resampling import common_dtype, match_tokens
 
@@ -76,8 +76,6 @@ class Projection(nn.Module):
 PROJECTED_ROWS = 64
 """So many rows of the maps are projected at a time in the ``factored`` form."""
 
-Result = TypeVar("Result")
-
 
 def over_projected_blocks(
     student: AttentionRecord,
@@ -103,9 +101,4 @@ def over_projected_blocks(
 
     if projection.form == "full":
         return [measure_rows(slice(0, on_student.n_queries))]
-    if not torch.is_grad_enabled():
-        return [measure_rows(rows) for rows in on_student.row_slices(PROJECTED_ROWS)]
-    return [
-        checkpoint(measure_rows, rows, use_reentrant=False, preserve_rng_state=False)
-        for rows in on_student.row_slices(PROJECTED_ROWS)
-    ]
+    return over_rows(on_student, PROJECTED_ROWS, measure_rows)

@@ -1,6 +1,7 @@
 """Other ways than AMAD's to say which student head learns from which teacher head, under the same losses."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch.nn import functional
 from amad.axes import SitePair
 from amad.capture.record import AttentionRecord
 from amad.losses.aligned import AlignedAttention, constant_alignment
+from amad.losses.scores import score_distance
 from amad.ops.alignment import cosines
 from amad.ops.attention_gram import AttentionGram
 
@@ -23,8 +25,18 @@ class OneToOne(AlignedAttention):
     The conventional way: DistillVLM (Fang et al. 2021, arXiv:2104.02096) and TinyBERT (Jiao et al. 2020,
     arXiv:1909.10351) have equally many heads on both sides. They compare maps as they are; ``mse`` here is on maps of
     norm one, as for every other alignment. The value depends on the order of the heads. It is the sum over min(Ht, Hs)
-    teacher heads. The two losses are in :class:`amad.losses.aligned.AlignedAttention`.
+    teacher heads. The losses ``kl`` and ``mse`` are in :class:`amad.losses.aligned.AlignedAttention`; a third,
+    ``scores``, is TinyBERT's on what the softmax is taken of: :func:`amad.losses.scores.score_distance`.
     """
+
+    variants: ClassVar[tuple[str, ...]] = ("kl", "mse", "scores")
+
+    def _loss(
+        self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
+    ) -> Float[Tensor, " batch"]:
+        if self.variant == "scores":
+            return score_distance(student, teacher)
+        return super()._loss(pair, student, teacher)
 
     def align(
         self,

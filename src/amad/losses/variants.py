@@ -3,11 +3,11 @@
 from typing import Literal
 
 AttentionMethod = Literal["amad", "one_to_one", "mean", "nearest", "assigned", "head_mean", "learned"]
-AttentionVariant = Literal["kl", "mse", "projected", "token"]
+AttentionVariant = Literal["kl", "mse", "projected", "token", "scores"]
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "amad": ("kl", "mse", "projected", "token"),
-    "one_to_one": ("kl", "mse"),
+    "one_to_one": ("kl", "mse", "scores"),
     "mean": ("kl", "mse"),
     "nearest": ("kl", "mse"),
     "assigned": ("kl", "mse"),
