@@ -40,7 +40,19 @@ def test_weights_and_stacks_stay_as_they_are():
 
 def test_the_ground_truth_alone_has_one_term():
     after = apply_method(recipe(), "none").objective
-    assert (after.logits, after.attention) == (None, None)
+    assert (after.logits, after.attention, after.hidden) == (None, None, None)
+
+
+def test_hidden_states_alone_or_with_scores():
+    before = recipe({"hidden": {"weight": 3.0, "loss": "cosine"}, "attention": {"temperature": 2.0}})
+    alone, both = (apply_method(before, name).objective for name in ("hidden", "tinybert"))
+    assert (alone.attention, alone.hidden.weight, alone.hidden.loss) == (None, 3.0, "mse")
+    assert (both.attention.method, both.attention.variant, both.hidden) == (
+        "one_to_one",
+        "scores",
+        alone.hidden,
+    )
+    assert apply_method(before, "mean").objective.hidden is None
 
 
 def test_predictions_alone_come_back_where_the_recipe_left_them_out():

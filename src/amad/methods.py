@@ -25,18 +25,33 @@ class Method(NamedTuple):
 
 
 def _attention(summary: str, method: str, variant: str = "kl", **keys: Any) -> Method:
-    return Method(summary, {"attention": {"method": method, "variant": variant, **keys}})
+    return Method(summary, {"attention": {"method": method, "variant": variant, **keys}, "hidden": None})
+
+
+_NOTHING_INSIDE: dict[str, None] = {"attention": None, "hidden": None}
 
 
 METHODS: dict[str, Method] = {
-    "none": Method("ground truth alone", {"logits": None, "attention": None}),
-    "logits": Method("the teacher's predictions, no attention", {"logits": {}, "attention": None}),
+    "none": Method("ground truth alone", {"logits": None, **_NOTHING_INSIDE}),
+    "logits": Method("the teacher's predictions, nothing inside", {"logits": {}, **_NOTHING_INSIDE}),
     "logits-reverse": Method(
         "the teacher's predictions, reverse divergence",
-        {"logits": {"divergence": "reverse_kl"}, "attention": None},
+        {"logits": {"divergence": "reverse_kl"}, **_NOTHING_INSIDE},
     ),
     "logits-jsd": Method(
-        "the teacher's predictions, Jensen-Shannon", {"logits": {"divergence": "jsd"}, "attention": None}
+        "the teacher's predictions, Jensen-Shannon", {"logits": {"divergence": "jsd"}, **_NOTHING_INSIDE}
+    ),
+    "hidden": Method(
+        "hidden states through a trained projection, squared distance",
+        {"attention": None, "hidden": {"loss": "mse"}},
+    ),
+    "hidden-cosine": Method(
+        "hidden states through a trained projection, cosine",
+        {"attention": None, "hidden": {"loss": "cosine"}},
+    ),
+    "tinybert": Method(
+        "one_to_one-scores and hidden together",
+        {"attention": {"method": "one_to_one", "variant": "scores"}, "hidden": {"loss": "mse"}},
     ),
     "amad": _attention("attention map alignment, divergence from the mixture of student heads", "amad"),
     "amad-mse": _attention("attention map alignment, squared distance of unit maps", "amad", "mse"),
@@ -71,8 +86,8 @@ def apply_method(recipe: Recipe, name: str) -> Recipe:
     """The same recipe with the objective of this method.
 
     The task term, weights, stacks and pairing stay, and so does what the recipe says of the same attention method. A
-    recipe that leaves out the logits term gets none from an attention method, so that methods differ in their
-    attention term alone.
+    recipe that leaves out the logits term gets none from a method that compares what is inside of the models, so that
+    such methods differ by that alone.
 
     Raises:
         RecipeError: if there is no such method, or the recipe lacks what it needs: a teacher and a student, or for

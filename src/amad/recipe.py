@@ -148,12 +148,28 @@ KEYS_OF_METHOD: dict[str, tuple[str, ...]] = {"amad": ("temperature", "detach_al
 """Keys of the attention term that one method alone reads."""
 
 
+class HiddenTerm(Section):
+    """Distance of the student's hidden states, through a trained projection, from the teacher's.
+
+    Attributes:
+        weight: Weight of the term in the loss.
+        loss: ``mse`` or ``cosine``.
+        stacks: Weight of the layers of each stack; of all self-attention stacks that both models have, at weight 1,
+            when absent.
+    """
+
+    weight: NonNegative = 1.0
+    loss: Literal["mse", "cosine"] = "mse"
+    stacks: dict[str, NonNegative] | None = None
+
+
 class ObjectiveRecipe(Section):
     """The terms of the loss; a term set to null is left out."""
 
     task: TaskTerm | None = TaskTerm()
     logits: LogitsTerm | None = LogitsTerm()
     attention: AttentionTerm | None = AttentionTerm()
+    hidden: HiddenTerm | None = None
 
 
 class ImportanceRecipe(Section):

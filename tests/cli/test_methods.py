@@ -8,9 +8,7 @@ from amad.methods import METHODS, apply_method
 from amad.recipe import check_recipe
 from amad.records import read_records
 
-ATTENTION = [
-    name for name, method in METHODS.items() if (method.changes.get("attention") or {}).get("method")
-]
+ATTENTION = [name for name, method in METHODS.items() if method.changes["attention"]]
 
 
 @pytest.fixture
@@ -42,6 +40,7 @@ def test_one_step_of_every_method(name, distil, tmp_path):
     method = METHODS[name].changes
     terms = {key.removeprefix("loss_") for key in step if key.startswith("loss_")}
     assert ("attention" in terms) == (name in ATTENTION)
+    assert ("hidden" in terms) == (name in ("hidden", "hidden-cosine", "tinybert"))
     assert ("logits" in terms) == (name != "none")
     for key in terms:
         assert step[f"loss_{key}"] > 0, key

@@ -24,11 +24,13 @@ class Evidence(NamedTuple):
 class Backend(Protocol):
     """One way to record a site. A back-end is a module with these functions."""
 
-    def attach(self, site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable[[], None]:
+    def attach(
+        self, site: Site, calls: Calls, *, with_evidence: bool = False, with_value: bool = False
+    ) -> Callable[[], None]:
         """Append to ``calls`` whenever the site runs, until the function that is returned is called.
 
         A recomputation by gradient checkpointing is not a call. With evidence, what :meth:`evidence` needs is
-        kept too.
+        kept too; with value, what the record's value vectors are read from, where the site shows them.
         """
 
     def read(self, site: Site, call: Any) -> AttentionRecord:

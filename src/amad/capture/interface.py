@@ -25,6 +25,7 @@ from amad.capture.sites import Site
 from amad.errors import CaptureError
 
 _SINKS = "_amad_sinks"
+_VALUED = "_amad_valued"
 _WITNESSES = "_amad_witnesses"
 _BASE = "_amad_base"
 _GATE = "_amad_gate"
@@ -50,11 +51,13 @@ class InterfaceCall(NamedTuple):
     output: Tensor | None = None
 
 
-def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable[[], None]:
+def attach(
+    site: Site, calls: Calls, *, with_evidence: bool = False, with_value: bool = False
+) -> Callable[[], None]:
     """See :class:`amad.capture.backend.Backend`."""
     install()
     # A list of lists: torch.compile does not trace a tuple of lists.
-    slot = _WITNESSES if with_evidence else _SINKS
+    slot = _WITNESSES if with_evidence else _VALUED if with_value else _SINKS
     setattr(site.module, slot, [*getattr(site.module, slot, ()), calls])
 
     def detach() -> None:
@@ -133,8 +136,9 @@ def _call(
     if gate is not None:
         result = (result[0] * gate.to(result[0].dtype)[:, None, :, None], *result[1:])
     sinks = getattr(module, _SINKS, None)
+    valued = getattr(module, _VALUED, None)
     witnesses = getattr(module, _WITNESSES, None)
-    if (sinks or witnesses) and not recomputing():
+    if (sinks or valued or witnesses) and not recomputing():
         call = InterfaceCall(
             implementation,
             query,
@@ -152,6 +156,8 @@ def _call(
         )
         for sink in sinks or ():
             sink.append(call)
+        for sink in valued or ():
+            sink.append(call._replace(value=value))
         for witness in witnesses or ():
             witness.append(call._replace(value=value, output=result[0]))
     return result
@@ -198,6 +204,7 @@ def read(site: Site, call: InterfaceCall) -> AttentionRecord:
         segments=seen.segments,
         softcap=call.softcap,
         sinks=_sinks(site, call),
+        value=None if call.value is None else call.value[:, :, :n_keys],
     )
 
 

@@ -23,16 +23,21 @@ class MultiheadCall(NamedTuple):
 
     arguments: dict[str, Any]
     output: Tensor | None = None
+    with_value: bool = False
 
 
-def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable[[], None]:
+def attach(
+    site: Site, calls: Calls, *, with_evidence: bool = False, with_value: bool = False
+) -> Callable[[], None]:
     """See :class:`amad.capture.backend.Backend`."""
     signature = inspect.signature(nn.MultiheadAttention.forward)
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not recomputing():
             bound = signature.bind(module, *args, **kwargs)
-            calls.append(MultiheadCall(dict(bound.arguments), output[0] if with_evidence else None))
+            calls.append(
+                MultiheadCall(dict(bound.arguments), output[0] if with_evidence else None, with_value)
+            )
 
     return site.module.register_forward_hook(keep, with_kwargs=True).remove
 
@@ -42,7 +47,12 @@ def read(site: Site, call: MultiheadCall) -> AttentionRecord:
     module = _multihead(site)
     query, key = _project(module, call, "query"), _project(module, call, "key")
     return AttentionRecord(
-        site=site.key, query=query, key=key, scale=module.head_dim**-0.5, mask=_mask(module, call, query)
+        site=site.key,
+        query=query,
+        key=key,
+        scale=module.head_dim**-0.5,
+        mask=_mask(module, call, query),
+        value=_project(module, call, "value") if call.with_value else None,
     )
 
 

@@ -77,7 +77,9 @@ def _fused(
     }
 
 
-def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable[[], None]:
+def attach(
+    site: Site, calls: Calls, *, with_evidence: bool = False, with_value: bool = False
+) -> Callable[[], None]:
     """See :class:`amad.capture.backend.Backend`."""
     watches: list[_Watch | None] = []
 
@@ -146,6 +148,7 @@ def _read_fused(site: Site, fused: Mapping[str, Any]) -> AttentionRecord:
         scale=query.shape[-1] ** -0.5 if fused["scale"] is None else float(fused["scale"]),
         mask=mask,
         causal_offset=0 if fused["is_causal"] else None,
+        value=fused["value"],
     )
 
 

@@ -26,7 +26,7 @@ class ProjectionsCall(NamedTuple):
 class _Tap:
     """The hooks on one module and what they have seen of the call that is under way."""
 
-    def __init__(self, site: Site, calls: Calls, with_evidence: bool) -> None:
+    def __init__(self, site: Site, calls: Calls, with_evidence: bool, with_value: bool) -> None:
         self.family = _family(site)
         self.calls = calls
         self.projected: dict[str, Tensor] | None = None
@@ -40,7 +40,7 @@ class _Tap:
         ]
         family = self.family
         names = {"qkv": family.fused} if family.fused else {"query": family.query, "key": family.key}
-        if with_evidence and not family.fused:
+        if (with_evidence or with_value) and not family.fused:
             names["value"] = family.value
         for role, name in names.items():
             projection = site.module.get_submodule(name)
@@ -78,9 +78,11 @@ class _Tap:
             handle.remove()
 
 
-def attach(site: Site, calls: Calls, *, with_evidence: bool = False) -> Callable[[], None]:
+def attach(
+    site: Site, calls: Calls, *, with_evidence: bool = False, with_value: bool = False
+) -> Callable[[], None]:
     """See :class:`amad.capture.backend.Backend`."""
-    return _Tap(site, calls, with_evidence).remove
+    return _Tap(site, calls, with_evidence, with_value).remove
 
 
 def read(site: Site, call: ProjectionsCall) -> AttentionRecord:
@@ -94,6 +96,7 @@ def read(site: Site, call: ProjectionsCall) -> AttentionRecord:
         scale=query.shape[-1] ** -0.5,
         mask=family.mask(call.arguments),
         position_bias=family.bias(site.module, call.arguments),
+        value=_heads(site, family, call, "value") if {"value", "qkv"} & call.projected.keys() else None,
     )
 
 

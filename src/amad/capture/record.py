@@ -58,6 +58,10 @@ class AttentionRecord:
         key_layout: The same for the key axis.
         probabilities: The map itself, for the few models whose scores do not follow from query and key
             (back-end ``probs``); query and key are then empty in width.
+        value: What the map weighs; where it was asked for and the site shows it.
+        hidden: Hidden states that the layer of this site gave, one per query; where they were asked for.
+        mixing: The part of the output projection's weight that each head has, so that the site adds
+            sum_h map_h value_h mixing_h to the hidden states; where it was asked for and could be found.
     """
 
     site: SiteKey
@@ -75,6 +79,9 @@ class AttentionRecord:
     query_layout: TokenLayout | None = None
     key_layout: TokenLayout | None = None
     probabilities: Float[Tensor, "batch head query key"] | None = None
+    value: Float[Tensor, "#batch kv_head key value_width"] | None = None
+    hidden: Float[Tensor, "#batch query feature"] | None = None
+    mixing: Float[Tensor, "head value_width feature"] | None = None
 
     @property
     def n_batch(self) -> int:
@@ -121,6 +128,10 @@ class AttentionRecord:
         }
         return replace(self, **fields)
 
+    def map_alone(self) -> "AttentionRecord":
+        """The same record without what its map does not follow from."""
+        return replace(self, value=None, hidden=None, mixing=None)
+
     def row_slices(self, n_rows: int) -> Iterator[slice]:
         """Consecutive slices of at most ``n_rows`` query rows that cover the map."""
         for start in range(0, self.n_queries, n_rows):
@@ -135,7 +146,7 @@ class AttentionRecord:
         fields: dict[str, Any] = {
             name: some(value)
             for name, value in vars(self).items()
-            if isinstance(value, Tensor) and name != "sinks"
+            if isinstance(value, Tensor) and name not in ("sinks", "mixing")
         }
         if self.segments is not None:
             fields["segments"] = (some(self.segments[0]), some(self.segments[1]))

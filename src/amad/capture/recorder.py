@@ -1,6 +1,6 @@
 """Record what chosen sites of a model do in a forward pass."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -11,6 +11,7 @@ from torch import nn
 from amad.axes import SiteKey
 from amad.capture import interface, multihead, probs, projections
 from amad.capture.backend import Backend, Calls
+from amad.capture.extras import Extra, LayerOutputs, mixing_of, mixing_projections
 from amad.capture.record import AttentionRecord
 from amad.capture.sites import Site
 from amad.capture.tokens import Tokens
@@ -39,11 +40,23 @@ class Recorder:
         model: The model, wrapped or not; it tells what the tokens on the axes of a map are.
         sites: Sites of this model, from :func:`amad.capture.sites.find_sites`.
         detach: Records have no gradient behind them; for a teacher.
+        extras: What else records hold where it can be had: ``value``, ``hidden`` and ``mixing``, as in
+            :class:`amad.capture.record.AttentionRecord`.
     """
 
-    def __init__(self, model: nn.Module, sites: Iterable[Site], *, detach: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Iterable[Site],
+        *,
+        detach: bool = False,
+        extras: Collection[Extra] = (),
+    ) -> None:
         self.sites = list(sites)
         self.detach = detach
+        self.extras = frozenset(extras)
+        self._layers = LayerOutputs(model, self.sites if "hidden" in self.extras else [])
+        self._mixing = mixing_projections(model, self.sites if "mixing" in self.extras else [])
         self._tokens = Tokens(model, self.sites) if self.sites else None
         self._calls: dict[SiteKey, Calls] = {site.key: [] for site in self.sites}
         self._attached: ExitStack | None = None
@@ -54,7 +67,9 @@ class Recorder:
         self.clear()
         with ExitStack() as stack:
             for site in self.sites:
-                stack.callback(BACKENDS[site.backend].attach(site, self._calls[site.key]))
+                backend, calls = BACKENDS[site.backend], self._calls[site.key]
+                stack.callback(backend.attach(site, calls, with_value="value" in self.extras))
+            stack.callback(self._layers.attach())
             self._attached = stack.pop_all()
         return self
 
@@ -70,6 +85,7 @@ class Recorder:
         """Forget what was recorded and not taken."""
         for calls in self._calls.values():
             calls.clear()
+        self._layers.clear()
 
     def take(
         self, batch: Mapping[str, Any] | None = None, *, require_grad: bool = False
@@ -90,7 +106,8 @@ class Recorder:
         """
         try:
             records = {
-                site.key: BACKENDS[site.backend].read(site, self._only_call(site)) for site in self.sites
+                site.key: self._with_extras(site, BACKENDS[site.backend].read(site, self._only_call(site)))
+                for site in self.sites
             }
         finally:
             self.clear()
@@ -114,6 +131,14 @@ class Recorder:
         raise CaptureError(
             f"{site.key} ({site.name}) did not run in this forward pass, inside the recorder's 'with' block. "
             "Leave it out of the pairing, or give the model the inputs that reach it."
+        )
+
+    def _with_extras(self, site: Site, record: AttentionRecord) -> AttentionRecord:
+        return replace(
+            record,
+            value=record.value if "value" in self.extras else None,
+            hidden=self._layers.of(record),
+            mixing=mixing_of(self._mixing.get(site.key), record),
         )
 
     def _with_tokens(

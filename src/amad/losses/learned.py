@@ -1,17 +1,15 @@
 """A trained mixture of student heads for every teacher head."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from amad.axes import SiteKey, SitePair
 from amad.capture.record import AttentionRecord
-from amad.errors import RecipeError
 from amad.losses.aligned import AlignedAttention, constant_alignment
-from amad.losses.pairs import find_record, pair_name
+from amad.losses.pairs import PairMatrices, find_record
 from amad.ops.attention_gram import AttentionGram
 from amad.ops.fused import PlainOperators
 from amad.ops.resampling import common_dtype
@@ -34,7 +32,7 @@ class LearnedMixture(AlignedAttention):
 
     def __init__(self, pairs: Sequence[SitePair], *, variant: str = "kl") -> None:
         super().__init__(pairs, variant=variant)
-        self.scores = nn.ParameterDict()
+        self.scores = PairMatrices(pairs)
 
     @property
     def is_trained(self) -> bool:
@@ -52,10 +50,10 @@ class LearnedMixture(AlignedAttention):
             CaptureError: if a site of a pair was not recorded.
         """
         for pair in self.pairs:
-            if pair_name(pair) not in self.scores and pair.weight:
+            if pair.weight:
                 mine = find_record(student, pair.student, "student")
                 its = find_record(teacher or {}, pair.teacher, "teacher")
-                self._add(pair, its.n_heads, mine.n_heads, mine.query.device)
+                self.scores.make(pair, torch.zeros(its.n_heads, mine.n_heads, device=mine.query.device))
 
     def align(
         self,
@@ -71,26 +69,10 @@ class LearnedMixture(AlignedAttention):
         """
         if not pair.weight:
             return constant_alignment(student, teacher, 1 / student.n_heads)
-        if pair_name(pair) not in self.scores:
-            raise RecipeError(
-                f"the mixture of {pair.student} was not made. Call prepare() with the records of one batch before the "
-                "optimizer is made."
-            )
-        scores: Tensor = self.scores[pair_name(pair)].to(common_dtype(student, teacher))
-        return scores.softmax(-1)[None]
+        return self.scores.of(pair).to(common_dtype(student, teacher)).softmax(-1)[None]
 
     def _loss(
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         operators = PlainOperators(student, teacher)
         return self._mixture_loss(pair, operators, self.align(pair, student, teacher, operators.gram))
-
-    def _add(self, pair: SitePair, n_teachers: int, n_students: int, device: torch.device) -> None:
-        self.scores[pair_name(pair)] = nn.Parameter(torch.zeros(n_teachers, n_students, device=device))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for pair in self.pairs:
-            saved = state_dict.get(f"{prefix}scores.{pair_name(pair)}")
-            if saved is not None and pair_name(pair) not in self.scores:
-                self._add(pair, len(saved), saved.shape[1], saved.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from amad.axes import SiteKey, SitePair
+from amad.capture.extras import Extra
 from amad.capture.record import AttentionRecord
 from amad.errors import CaptureError, RecipeError, ShapeError
 
@@ -117,7 +118,8 @@ class Term(nn.Module):
     """One part of the objective. Its forward takes student, teacher and targets and gives a :class:`TermValue`.
 
     Attributes:
-        needs: What it reads of the student, and of the teacher if it needs one: ``logits``, ``records``.
+        needs: What it reads of the student, and of the teacher if it needs one: ``logits``, ``records``, and what
+            records then hold beside the map: ``value``, ``hidden``, ``mixing``.
         needs_teacher: It compares with a teacher.
         pairs: The sites whose records it reads.
     """
@@ -181,7 +183,7 @@ class Objective(nn.Module):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the terms read: ``logits``, ``records``."""
+        """What the terms read; see :class:`Term`."""
         return frozenset().union(*(term.needs for term in self._terms().values()))
 
     @property
@@ -193,6 +195,11 @@ class Objective(nn.Module):
     def pairs(self) -> tuple[SitePair, ...]:
         """The pairs of sites that the terms compare, each once."""
         return tuple(dict.fromkeys(pair for term in self._terms().values() for pair in term.pairs))
+
+    @property
+    def extras(self) -> frozenset[Extra]:
+        """What the terms read of records beside the map."""
+        return frozenset(get_args(Extra)) & self.needs
 
     def forward(
         self, student: Captured, teacher: Captured | None, targets: Targets, counts: Counts

@@ -1,10 +1,11 @@
 """What every term has in common that compares a student with a teacher site by site."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from amad.axes import SiteKey, SitePair
 from amad.capture.record import AttentionRecord
@@ -110,6 +111,45 @@ class PairTerm(Term):
         return find_record(student.records, pair.student, "student"), find_record(
             teacher_records, pair.teacher, "teacher"
         )
+
+
+class PairMatrices(nn.ParameterDict):
+    """One trained matrix for each of some pairs, by :func:`pair_name`, made when its size is known.
+
+    Those that a checkpoint has are made when it is loaded.
+
+    Args:
+        pairs: The pairs that may have one.
+    """
+
+    def __init__(self, pairs: Iterable[SitePair]) -> None:
+        super().__init__()
+        self._known = {pair_name(pair) for pair in pairs}
+
+    def make(self, pair: SitePair, start: Float[Tensor, "row column"]) -> None:
+        """Let the matrix of a pair start so, unless it is there."""
+        if pair_name(pair) not in self:
+            self[pair_name(pair)] = nn.Parameter(start)
+
+    def of(self, pair: SitePair) -> Float[Tensor, "row column"]:
+        """The matrix of a pair.
+
+        Raises:
+            RecipeError: if it was not made.
+        """
+        if pair_name(pair) not in self:
+            raise RecipeError(
+                f"what is trained for {pair.student} was not made. Call prepare() with the records of one batch before "
+                "the optimizer is made."
+            )
+        found: Tensor = self[pair_name(pair)]
+        return found
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in self._known - set(self.keys()):
+            if f"{prefix}{name}" in state_dict:
+                self[name] = nn.Parameter(torch.zeros_like(state_dict[f"{prefix}{name}"]))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def find_record(records: Mapping[SiteKey, AttentionRecord], key: SiteKey, who: str) -> AttentionRecord:

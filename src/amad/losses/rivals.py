@@ -35,7 +35,7 @@ class OneToOne(AlignedAttention):
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         if self.variant == "scores":
-            return score_distance(student, teacher)
+            return self._sum_over_heads(pair, score_distance(student, teacher))
         return super()._loss(pair, student, teacher)
 
     def align(

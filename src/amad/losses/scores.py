@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from amad.capture.record import AttentionRecord
 from amad.errors import CaptureError, ShapeError
@@ -11,13 +12,13 @@ from amad.ops.aligned_kl.reference import mean_over_rows
 from amad.ops.resampling import common_dtype, match_tokens
 
 
-def score_distance(student: AttentionRecord, teacher: AttentionRecord) -> Float[Tensor, " batch"]:
+def score_distance(student: AttentionRecord, teacher: AttentionRecord) -> Float[Tensor, "batch teacher"]:
     """Squared difference of the scores of head k of both models, before the softmax.
 
-        sum_{k < min(Ht, Hs)} mean_{q, v} ( z^T_kqv - z^S_kqv )^2
+        mean_{q, v} ( z^T_kqv - z^S_kqv )^2    for k < min(Ht, Hs), and 0 for teacher heads beyond
 
     over the query rows q that count in both models and the keys v that both may attend. TinyBERT (Jiao et al. 2020,
-    arXiv:1909.10351), equation 7, which divides by the number of heads. Scores are what the softmax is taken of: scaled
+    arXiv:1909.10351), equation 7, which is the mean over heads. Scores are what the softmax is taken of: scaled
     products, with a position bias where there is one. A constant added to a row of scores changes the value, though it
     does not change the map. It grows with the square of the scores and has no upper bound.
 
@@ -55,4 +56,5 @@ def score_distance(student: AttentionRecord, teacher: AttentionRecord) -> Float[
         scores = student.logits(rows, dtype)[:, :n_heads].masked_fill(~both, 0.0)
         return (scores - aim).square().sum((-1, -2)), both.sum((-1, -2))
 
-    return mean_over_rows(over_rows(student, rows_of_a_block(student, teacher), measure)).sum(-1)
+    found = mean_over_rows(over_rows(student, rows_of_a_block(student, teacher), measure))
+    return functional.pad(found, (0, teacher.n_heads - n_heads))

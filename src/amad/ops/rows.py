@@ -62,7 +62,8 @@ def detach_pair(student: AttentionRecord, teacher: AttentionRecord) -> tuple[Pai
     """The pair, and the student's tensors that want a gradient; none where gradients are off."""
     found = {name: getattr(student, name) for name in TRAINED if torch.is_grad_enabled()}
     wanted = {name: tensor for name, tensor in found.items() if tensor is not None and tensor.requires_grad}
-    return Pair(student.detach(), teacher.detach(), tuple(wanted)), tuple(wanted.values())
+    pair = Pair(student.map_alone().detach(), teacher.map_alone().detach(), tuple(wanted))
+    return pair, tuple(wanted.values())
 
 
 class Gradients:

@@ -1,5 +1,6 @@
 """What a run is made of: models, data, tokenizer, pairing and loss, each made of the recipe when first asked for."""
 
+from collections.abc import Collection
 from functools import cached_property, partial
 
 import torch
@@ -7,6 +8,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amad.axes import SiteKey
+from amad.capture.extras import Extra
 from amad.capture.record import AttentionRecord
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
@@ -14,10 +16,12 @@ from amad.data.collate import FOR_THE_LOSS, Seq2SeqCollator
 from amad.data.images import ImageTransform, load_image_transform, new_image_transform
 from amad.data.tokens import train_tokenizer
 from amad.errors import RecipeError
+from amad.losses.hidden import HiddenStates
 from amad.losses.importance import HeadImportance
 from amad.losses.logits import LogitsDistillation
 from amad.losses.methods import attention_term
 from amad.losses.objective import Objective, Term
+from amad.losses.pairs import PairTerm
 from amad.losses.task import TaskLoss
 from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer
@@ -161,15 +165,37 @@ class RunParts:
 
     @cached_property
     def pairing(self) -> Pairing:
-        """Who learns from whom; empty without an attention term."""
+        """Who learns from whom, each pair once; empty where neither attention nor hidden states are compared."""
+        pairs = {
+            (pair.student, pair.teacher): pair for pair in (*self.hidden_pairing, *self.attention_pairing)
+        }
+        return Pairing(tuple(pairs.values()))
+
+    @cached_property
+    def attention_pairing(self) -> Pairing:
+        """The pairs of the attention term; empty without one."""
         term = self.recipe.objective.attention
+        return Pairing(()) if not self.with_teacher or term is None else self._pair(term.stacks)
+
+    @cached_property
+    def hidden_pairing(self) -> Pairing:
+        """The pairs of the term of hidden states; empty without one."""
+        term = self.recipe.objective.hidden
         if not self.with_teacher or term is None:
             return Pairing(())
+        shared = (
+            dict.fromkeys(site.key.stack for site in self.sites[who] if site.key.stack.endswith(".self"))
+            for who in ("student", "teacher")
+        )
+        mine, its = shared
+        return self._pair(term.stacks or {stack: 1.0 for stack in mine if stack in its})
+
+    def _pair(self, stacks: dict[str, float] | None) -> Pairing:
         return Pairing.make(
             [site.key for site in self.sites["student"]],
             [site.key for site in self.sites["teacher"]],
             self.recipe.pairing,
-            term.stacks,
+            stacks,
             lambda: self.teacher_importance.of_layers(),
         )
 
@@ -218,7 +244,7 @@ class RunParts:
             )
         if self.with_teacher and chosen.attention is not None:
             attention = attention_term(
-                self.pairing.pairs,
+                self.attention_pairing.pairs,
                 chosen.attention.method,
                 chosen.attention.variant,
                 temperature=chosen.attention.temperature,
@@ -227,29 +253,36 @@ class RunParts:
             )
             if chosen.attention.head_weights == "importance":
                 attention.weigh_heads(self.teacher_importance.heads)
-            if attention.is_trained:
-                attention.prepare(self.student_records(), self.teacher_records())
             terms["attention"] = (chosen.attention.weight, attention)
-        return Objective(terms)
+        if self.with_teacher and chosen.hidden is not None:
+            hidden = HiddenStates(self.hidden_pairing.pairs, loss=chosen.hidden.loss)
+            terms["hidden"] = (chosen.hidden.weight, hidden)
+        objective = Objective(terms)
+        trained = [term for _, term in terms.values() if isinstance(term, PairTerm) and term.is_trained]
+        if trained:
+            records = self.student_records(objective.extras), self.teacher_records(objective.extras)
+            for term in trained:
+                term.prepare(*records)
+        return objective
 
-    def student_records(self) -> dict[SiteKey, AttentionRecord]:
+    def student_records(self, extras: Collection[Extra] = ()) -> dict[SiteKey, AttentionRecord]:
         """What the paired sites of the student record on one or two training examples."""
-        return self._records(self.model, "student", self.pairing.student_keys)
+        return self._records(self.model, "student", self.pairing.student_keys, extras)
 
-    def teacher_records(self) -> dict[SiteKey, AttentionRecord]:
+    def teacher_records(self, extras: Collection[Extra] = ()) -> dict[SiteKey, AttentionRecord]:
         """The same of the teacher; empty without one."""
-        return (
-            {} if self.teacher is None else self._records(self.teacher, "teacher", self.pairing.teacher_keys)
-        )
+        if self.teacher is None:
+            return {}
+        return self._records(self.teacher, "teacher", self.pairing.teacher_keys, extras)
 
     def _records(
-        self, model: PreTrainedModel, who: str, keys: list[SiteKey]
+        self, model: PreTrainedModel, who: str, keys: list[SiteKey], extras: Collection[Extra]
     ) -> dict[SiteKey, AttentionRecord]:
         """Records of a forward on one or two training examples."""
         batch = self.collator([self.datasets[0][index] for index in range(min(2, len(self.datasets[0])))])
         for name in FOR_THE_LOSS:
             batch.pop(name, None)
         chosen = [site for site in self.sites[who] if site.key in keys]
-        with torch.no_grad(), Recorder(model, chosen, detach=True) as recorder:
+        with torch.no_grad(), Recorder(model, chosen, detach=True, extras=extras) as recorder:
             model(**batch)
             return recorder.take(batch)

@@ -105,9 +105,12 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.pairs = tuple(objective.pairs if pairing is None else pairing)
         self.student_sites = _choose(model, "student", [pair.student for pair in self.pairs])
         self.teacher_sites = _choose(teacher_model, "teacher", [pair.teacher for pair in self.pairs])
-        self._student_recorder = Recorder(model, self.student_sites)
+        extras = objective.extras
+        self._student_recorder = Recorder(model, self.student_sites, extras=extras)
         self._teacher_recorder = (
-            None if teacher_model is None else Recorder(teacher_model, self.teacher_sites, detach=True)
+            None
+            if teacher_model is None
+            else Recorder(teacher_model, self.teacher_sites, detach=True, extras=extras)
         )
         self.alignment: dict[SitePair, AlignmentFigures] = {}
         self._diagnosed_step = self._logged_step = 0
