@@ -1,4 +1,5 @@
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from accelerate import PartialState
@@ -12,7 +13,7 @@ from amad.evaluation.predictions import SHARDS, Shards, decode_shards, digest_of
 RUN = {"model": "a1", "num_beams": 5}
 
 
-def decoded(folder, batch_size=2, n_items=7, generate=None):
+def decoded(folder, batch_size=2, n_items=7, generate=None, state=None):
     """Decode what is missing; gives the shards, how many were decoded, and the batches that were asked for."""
     asked = []
 
@@ -29,7 +30,7 @@ def decoded(folder, batch_size=2, n_items=7, generate=None):
         waits.append((doing, whole, []))
         yield lambda *counts: waits[0][2].append(counts)
 
-    n = decode_shards(PartialState(cpu=True), shards, generate or echo, batch_size, "saying", told)
+    n = decode_shards(state or PartialState(cpu=True), shards, generate or echo, batch_size, "saying", told)
     return shards, n, asked, waits
 
 
@@ -70,6 +71,24 @@ def test_a_shard_is_written_before_the_next_is_decoded(tmp_path):
     shards, _, asked, _ = decoded(tmp_path)
     assert asked == [[4, 5], [6]]
     assert shards.texts()[:2] == ["text 0", "line\nline \u2028 é"]
+
+
+def test_processes_decode_each_its_own_part_of_what_is_missing(tmp_path, monkeypatch):
+    decoded(tmp_path, n_items=20)
+    for shard in (1, 4, 5, 8, 9):
+        (tmp_path / f"{shard:05d}.jsonl").unlink()
+    # All look before any of them writes.
+    missing = Shards(tmp_path, RUN, 20, 2).missing()
+    monkeypatch.setattr(Shards, "missing", lambda self: missing)
+    parts = []
+    for index in range(2):
+        state = SimpleNamespace(process_index=index, num_processes=2, wait_for_everyone=lambda: None)
+        _, n, asked, waits = decoded(tmp_path, n_items=20, state=state)
+        parts.append(asked)
+        assert n == 10
+        assert waits[0][0] == f"saying, 10 were there, process {index + 1} of 2"
+    assert parts == [[[2, 3], [10, 11], [18, 19]], [[8, 9], [16, 17]]]
+    assert Shards(tmp_path, RUN, 20, 2).texts() == [f"text {item}" for item in range(20)]
 
 
 @pytest.mark.parametrize(
