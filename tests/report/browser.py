@@ -103,15 +103,16 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.tell("Emulation.setEmulatedMedia", media="" if medium == "screen" else medium, features=[scheme])
-        # Charts are drawn anew in the frame after next.
-        self._call(
-            "POST",
-            "/execute/async",
-            {
-                "script": "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))",
-                "args": [],
-            },
+        self.settle()
+
+    def settle(self):
+        """Wait until images are decoded and the frame after next is drawn, and charts with it."""
+        script = (
+            "const done = arguments[0];"
+            "Promise.all([...document.images].map((one) => one.decode().catch(() => {})))"
+            ".then(() => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
         )
+        self._call("POST", "/execute/async", {"script": script, "args": []})
 
     def shoot(self, path):
         """A picture of the whole page."""

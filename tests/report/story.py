@@ -1,5 +1,9 @@
 """Folders of runs as training writes them, made in no time: the events are those of a real run."""
 
+import json
+
+from PIL import Image
+
 from amad.records import RunRecords
 
 PAIRS = (("encoder.self", 0, 1), ("decoder.cross", 0, 1))
@@ -87,3 +91,38 @@ def write_run(folder, steps=40, accuracy=80.0, with_teacher=True, **changes):
             score(records, step, accuracy * step / steps)
         end(records, accuracy)
     return folder
+
+
+def side(site, peaks, n_words):
+    """Heads that look at one patch of four each, and otherwise at the first word."""
+    heads = [
+        {"largest": 0.75, "share": 0.75, "patches": [255 * (patch == peak) for patch in range(4)],
+         "words": [0.25] + [0.0] * (n_words - 1)}
+        for peak in peaks
+    ]  # fmt: skip
+    return {"site": site, "grid": [2, 2], "heads": heads}
+
+
+def write_examples(run, text="what color is it?"):
+    """Four examples of which the first has attention; the student is wrong in the first two."""
+    folder = run / "examples"
+    folder.mkdir()
+    Image.new("RGB", (80, 80), "white").save(folder / "0.jpg")
+    words = [*text.split(), ""]
+    pair = {
+        "student": side("encoder.self[0]", [0, 3], len(words)),
+        "teacher": side("encoder.self[1]", [0, 1, 2, 3], len(words)),
+        "words": words,
+        "cosines": [[1.0, 0.1], [0.2, 0.2], [0.3, 0.3], [0.1, 1.0]],
+    }
+    said = (("blue", "red"), ("green", "red"), ("red", "red"), ("red", "red"))
+    rows = [
+        {
+            "index": index, "text": text, "expected": "red", "student": student, "teacher": teacher,
+            "student_score": float(student == "red"), "teacher_score": 1.0, "image": "0.jpg" if index == 0 else None,
+            "attention": [pair] if index == 0 else None,
+        }
+        for index, (student, teacher) in enumerate(said)
+    ]  # fmt: skip
+    (folder / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run

@@ -26,6 +26,7 @@ def page(tmp_path_factory):
     teacher = str(write_run(folder / "teacher", accuracy=95.0, with_teacher=False, teacher=None) / "model")
     for seed, accuracy in enumerate((80.0, 82.0, 84.0)):
         write_run(folder / f"amad{seed}", accuracy=accuracy, seed=seed, teacher=teacher)
+    story.write_examples(folder / "amad0")
     for seed, accuracy in enumerate((70.0, 75.0)):
         write_run(folder / f"alone{seed}", accuracy=accuracy, seed=seed, with_teacher=False, teacher=teacher)
     return page_of(
@@ -47,7 +48,9 @@ def complaints(browser):
 def test_it_opens_from_disk_without_network_or_complaint(browser, page):
     opened(browser, page)
     assert complaints(browser) == []
-    assert browser.requests() == [page.resolve().as_uri()]
+    assert [address for address in browser.requests() if not address.startswith("data:")] == [
+        page.resolve().as_uri()
+    ]
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page.read_text())
 
 
@@ -161,6 +164,51 @@ def test_another_run_is_chosen_and_the_rest_of_the_page_is_its_own(browser, page
     assert browser.run("return document.querySelectorAll('[data-chart=losses] svg[role=img]').length") == 1
 
 
+BRIGHTNESS = """
+    const canvas = document.querySelector(arguments[0]), at = arguments[1];
+    return canvas.getContext("2d").getImageData(at[0] * canvas.width, at[1] * canvas.height, 1, 1).data[0];
+"""
+
+
+def test_the_image_is_bright_where_a_head_looks_and_dark_elsewhere(browser, page):
+    opened(browser, page)
+    browser.settle()
+    shown = ".looks .look:nth-child(%d) canvas"
+    # The teacher's first head looks at the first patch, the student's second at the last.
+    assert browser.run(BRIGHTNESS, shown % 1, [0.25, 0.25]) > 250
+    assert browser.run(BRIGHTNESS, shown % 1, [0.75, 0.75]) < 80
+    assert browser.run(BRIGHTNESS, shown % 3, [0.25, 0.25]) < 80
+    assert browser.run(BRIGHTNESS, shown % 3, [0.75, 0.75]) > 250
+    # The mixture of half and half looks at both.
+    assert browser.run(BRIGHTNESS, shown % 4, [0.25, 0.25]) > 240
+    assert browser.run(BRIGHTNESS, shown % 4, [0.75, 0.75]) > 240
+    assert browser.run(BRIGHTNESS, shown % 4, [0.25, 0.75]) < 80
+    assert "75 % of the attention on the image, most in row 2, column 2 of 2 by 2" in browser.run(
+        "return document.querySelector(arguments[0]).getAttribute('aria-label')", shown % 3
+    )
+
+
+def test_another_head_of_the_teacher_is_chosen_with_the_arrow_keys(browser, page):
+    opened(browser, page)
+    browser.run("document.querySelector('input[name=teacher-head]').focus()")
+    browser.press("ArrowLeft")
+    assert browser.text(".look.teacher figcaption").startswith("T3 of the teacher")
+    assert "cosine 1.00 here, 75 % on the image" in browser.text(".looks .look:nth-child(3)")
+    words = browser.run(
+        "return [...document.querySelectorAll('.look.teacher .words span')].map((one) => one.textContent)"
+    )
+    assert words == ["what", "color", "is", "it?"]
+
+
+def test_answers_of_both_are_counted_and_shown(browser, page):
+    opened(browser, page)
+    said = browser.text("#answers")
+    assert "On 4 examples, evenly spaced over the validation set, both say the same in 50 %." in said
+    assert re.search(r"teacher right\s+2 \(50 %\)\s+2 \(50 %\)", said)
+    assert "The teacher is better: 2" in said
+    assert re.search(r"teacher\s+red ✓\s+student\s+blue ✗", said)
+
+
 @pytest.mark.parametrize("width", [390, 820, 1440])
 def test_nothing_is_wider_than_the_screen(browser, page, width):
     opened(browser, page, width)
@@ -185,6 +233,7 @@ def test_it_has_one_order_of_headings_and_a_name_for_every_picture(browser, page
 
 def test_names_and_texts_of_a_run_are_never_markup(browser, tmp_path):
     folder = write_run(tmp_path / "<b>run", output=SCRIPT, student={"heads": 2, "config": {SCRIPT: SCRIPT}})
+    story.write_examples(folder, text=SCRIPT)
     with RunRecords(folder / "records.jsonl") as records:
         story.log(records, 50)
         records.write(
@@ -196,7 +245,8 @@ def test_names_and_texts_of_a_run_are_never_markup(browser, tmp_path):
     opened(browser, page)
     browser.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert browser.run("return document.title") == f"{SCRIPT} · amad report"
-    assert browser.run("return document.querySelectorAll('script, main img, b').length") == 2
+    assert browser.run("return document.querySelectorAll('script, img[src=x], b').length") == 2
+    assert browser.run("return document.querySelector('#answers .asked').textContent") == SCRIPT
     assert complaints(browser) == []
     assert SCRIPT in browser.run("return document.querySelector('.kicker').textContent")
     assert SCRIPT in browser.run("return document.getElementById('heads').textContent")

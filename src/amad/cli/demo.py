@@ -15,6 +15,7 @@ from amad.cli.screen import console, output, print_json, print_table, quiet_libr
 N_IMAGES = 8000
 SCENES_SEED = 2
 TARGET_SHARE = 0.9
+NEW_TOKENS = 2
 
 LEARNING_RATES = {"alone": 1e-3, "amad": 2e-3}
 """Each student's best of 1e-3, 2e-3 and more, found on other scenes (LOG.md): neither is held back by the other's."""
@@ -51,6 +52,7 @@ def demo(
     student twice from the same start, with the same data and budget: on ground truth alone, and with AMAD.
     """
     quiet_libraries()
+    from amad.cli.kept import record_kept
     from amad.cli.progress import counted
     from amad.data.shapes import write_shapes
     from amad.errors import CheckpointError, RecipeError
@@ -97,6 +99,7 @@ def demo(
         for name, run in runs.items():
             console.print(TITLES[name], highlight=False)
             results[name] = run.train()
+            record_kept(run.parts, run.parts.model, out / name)
         rows = _measure(runs["amad"], {name: Path(result["model"]) for name, result in results.items()})
         document = {
             "scenes": str(scenes),
@@ -114,15 +117,18 @@ def demo(
 
 
 def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
-    """Accuracy on every validation question and latency, teacher first."""
+    """Accuracy on every validation question and latency, teacher first; written to the students' records as well."""
     import torch
 
     from amad.capture.sites import find_sites
     from amad.cli.progress import counted
     from amad.data.vqa import VqaDataset
-    from amad.evaluation.efficiency import compare_latency, count_parameters
+    from amad.evaluation.efficiency import count_parameters
     from amad.evaluation.evaluate import accuracy, answer_questions
+    from amad.evaluation.examples import measure_latency
     from amad.models.load import load_model
+    from amad.records import RunRecords
+    from amad.training.resumption import RECORDS_FILE
 
     data = run.recipe.data.model_copy(update={"max_validation_questions": None})
     validation = cast(VqaDataset, run.parts.task_of(data).validation)
@@ -157,8 +163,22 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
                 }
             )
     batch = run.parts.collator([validation[0]])
-    for row, latency in zip(rows, compare_latency(models, batch, new_tokens=2).values(), strict=True):
-        row["latency_seconds"] = latency.median_seconds
+    latencies = measure_latency(models, batch, NEW_TOKENS)
+    for row in rows:
+        row["latency_seconds"] = latencies[row["name"]]["median"]
+    accuracies = {row["name"]: row["accuracy"] for row in rows}
+    for name, folder in students.items():
+        with RunRecords(folder.with_name(RECORDS_FILE)) as records:
+            for who, model in (("student", name), ("teacher", "teacher")):
+                records.write(
+                    "model",
+                    who=who,
+                    score=accuracies[model],
+                    score_items=len(validation),
+                    latency_seconds=latencies[model],
+                    latency_tokens=NEW_TOKENS,
+                    device="cpu",
+                )
     return rows
 
 
@@ -205,6 +225,7 @@ def _show(document: dict[str, Any], out: Path) -> None:
     output.print(
         f"\nThe student is an ordinary checkpoint: [bold]{out / 'amad' / 'model'}[/]\n"
         "Next:\n"
+        f"  amad report {out}      one page: scores, losses, who teaches whom, where heads look\n"
         f"  amad inspect {out / 'amad' / 'recipe.yaml'}      every attention site, and who learned from whom\n"
         f"  amad distill {out / 'amad' / 'recipe.yaml'} output={out / 'longer'} training.max_steps=2000\n"
         "  amad distill recipes/easy-vqa-amad.yaml      the same on images of your own: one path to change",

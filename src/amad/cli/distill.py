@@ -53,6 +53,8 @@ def _run(
     path: Path, overrides: list[str] | None, dry_run: bool, resume: bool, as_json: bool, with_teacher: bool
 ) -> None:
     quiet_libraries()
+    from amad.cli.kept import record_kept
+    from amad.errors import AmadError
     from amad.recipe import load_recipe
     from amad.training.plan import STACK_COLUMNS
     from amad.training.run import TrainingRun
@@ -76,6 +78,11 @@ def _run(
         except KeyboardInterrupt:
             console.print(_after_interruption(run.output))
             raise typer.Exit(130) from None
+        try:
+            record_kept(run.parts, run.parts.model, run.output)
+        except AmadError as error:
+            # The model is there and whole.
+            console.print(f"the run has no examples for amad report: {error}", markup=False, soft_wrap=True)
         if as_json:
             print_json(result)
             return

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from amad.cli.distill import Json
-from amad.cli.screen import console, output, print_json, user_errors
+from amad.cli.kept import needs_kept, record_kept_later
+from amad.cli.screen import console, output, print_json, quiet_libraries, user_errors
 
 
 def report(
@@ -18,6 +19,14 @@ def report(
         Path | None,
         typer.Option(help="Folder of the page; 'report' in the run, or beside several, when absent."),
     ] = None,
+    examples: Annotated[
+        bool,
+        typer.Option(
+            "--examples",
+            help="First let the models of runs that lack examples and latencies answer: amad train and amad distill do "
+            "that when they end, earlier versions did not.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make one page of what runs recorded: scores, losses, who teaches whom, and where heads look.
@@ -31,6 +40,11 @@ def report(
     with user_errors():
         folders = find_runs(runs)
         common = Path(os.path.commonpath(folders))
+        if examples:
+            quiet_libraries()
+            for folder in folders:
+                if needs_kept(folder):
+                    record_kept_later(folder)
         found = []
         with console.status("reading records") as status:
             for number, folder in enumerate(folders, 1):

@@ -62,13 +62,14 @@ def agreement(student: Sequence[str], teacher: Sequence[str]) -> Agreement:
     return Agreement(sum(mine == its for mine, its in zip(student, teacher, strict=True)), len(student))
 
 
-def wilson_interval(n_successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(n_successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share, within 0 and 1.
 
         (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),    p = n_successes / n
 
     with z the normal quantile of (1 + confidence) / 2. Wilson 1927, doi 10.1080/01621459.1927.10502953. It assumes
-    that the items are independent of one another.
+    that the items are independent of one another. Of items that succeed in part, give the sum: none of them varies
+    more than one that succeeds or fails, so the interval is not too narrow.
 
     Raises:
         DataError: no items, or successes that are not some of them.

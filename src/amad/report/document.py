@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from amad.errors import DataError
+from amad.report.examples import read_examples
 from amad.report.groups import Group, Interval, group_runs, paired_difference
 from amad.report.run import ALIGNMENT_FIGURES, SCORES, Place, Run
 from amad.report.thinning import evenly
@@ -15,8 +16,8 @@ MOST_WEIGHTS = 1_000_000
 
 TARGET_SHARE = 0.9
 
-NO_LATENCY = (
-    "Latency was not measured. amad distill measures it at its end; for this run, amad evaluate RECIPE does."
+AFTERWARDS = (
+    "amad train and amad distill do that when they end; for earlier runs, amad report RUN --examples does."
 )
 
 
@@ -42,6 +43,8 @@ def build_document(runs: Sequence[Run], title: str) -> dict[str, Any]:
     names = _names([run.folder for run in runs])
     teacher = _teacher(runs)
     rows = [_group_row(group, teacher, name) for group in groups]
+    images: dict[str, str] = {}
+    examples = {run.folder: read_examples(run.folder, images) for run in runs}
     return {
         "title": title,
         "task": runs[0].task,
@@ -49,8 +52,12 @@ def build_document(runs: Sequence[Run], title: str) -> dict[str, Any]:
         "teacher": teacher,
         "groups": rows,
         "differences": _differences(groups),
-        "hints": {"latency": NO_LATENCY},
+        "hints": {
+            "latency": f"Latency was not measured. {AFTERWARDS}",
+            "examples": f"Teacher and student have answered no examples in this run. {AFTERWARDS}",
+        },
         "same_data": len({repr(_validation(run)) for run in runs}) == 1,
+        "images": images,
         "runs": [
             {
                 "name": names[run.folder],
@@ -66,6 +73,7 @@ def build_document(runs: Sequence[Run], title: str) -> dict[str, Any]:
                 "not_finite": len(run.not_finite),
                 "losses": run.losses(),
                 "alignment": _alignment(run),
+                "examples": examples[run.folder],
             }
             for run in runs
         ],
@@ -81,17 +89,28 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """What is known of the teacher, if all runs have the same: from a run of its own, or what a student's run says."""
+    """What is known of the teacher, if all runs have the same, with the best ``score`` that is known.
+
+    That is one on the whole validation set, from a run or from the teacher's own run; else one on a sample, with
+    ``low``, ``high`` and ``items``, of the run that comes first.
+    """
     places = {str(run.recipe["teacher"]) for run in runs if run.recipe.get("teacher")}
     if len(places) != 1:
         return None
-    folder = Path(places.pop()).resolve()
+    folder = Path(places.pop()).resolve().parent
     found: dict[str, Any] = {}
     for run in runs:
-        found = run.models.get("teacher", {}) | found if run.models.get("teacher") else found
-    for run in runs:
-        if run.folder == folder.parent and run.score is not None:
-            found = found | {"score": run.score, "items": None, "sample": False}
+        found = run.models.get("teacher", {}) | found
+    own = next((run for run in runs if run.folder == folder and run.score is not None), None)
+    if own is not None:
+        found = own.trained | found | {"score": own.score}
+    if "score" not in found and "sample_score" in found:
+        found |= {
+            "score": found["sample_score"],
+            "low": found["sample_low"],
+            "high": found["sample_high"],
+            "sample": found["sample_items"],
+        }
     return found or None
 
 

@@ -16,7 +16,7 @@ from amad.errors import DataError
 PAGE_FILE = "index.html"
 GENERATOR = "amad report"
 
-SCRIPTS = ("dom.js", "charts.js", "flows.js", "heads.js", "main.js")
+SCRIPTS = ("dom.js", "charts.js", "flows.js", "heads.js", "attention.js", "answers.js", "main.js")
 
 SECTIONS = (
     ("score", "Score"),
@@ -24,6 +24,8 @@ SECTIONS = (
     ("losses", "Losses"),
     ("flows", "Who teaches whom"),
     ("heads", "Heads"),
+    ("attention", "Where heads look"),
+    ("answers", "Answers"),
     ("runs", "Runs"),
 )
 
@@ -116,6 +118,7 @@ def _lead(document: Mapping[str, Any]) -> list[str]:
         line = f"{_capital(group['name'])}: {score}{size}"
         if group["share"] is not None:
             line += f", {group['share']:.1f} % of the teacher's {_score(teacher['score'], document)}"
+            line += f" (on {teacher['sample']} examples)" if teacher.get("sample") else ""
             if teacher.get("parameters") and group["parameters"]:
                 line += f", at {100 * group['parameters'] / teacher['parameters']:.0f} % of its size"
         lines.append(line + ".")

@@ -72,9 +72,11 @@ class Run:
 
     @property
     def score(self) -> float | None:
-        """The main score at the end of the run; where it did not end, the last one while it trained."""
-        name = SCORES[self.task][0]
-        return self.final.get(name, self.curve[-1][2] if self.curve else None)
+        """The main score on all that was asked afterwards, or at the end of the run, or the last while it trained."""
+        afterwards = self.trained.get("score", self.final.get(SCORES[self.task][0]))
+        if afterwards is not None:
+            return float(afterwards)
+        return self.curve[-1][2] if self.curve else None
 
     def losses(self) -> dict[str, Any]:
         """Steps and, per name of a logged value, its mean over the steps since the point before."""

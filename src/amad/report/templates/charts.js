@@ -2,6 +2,8 @@ const DASHES = ["", "7 4", "2 4", "10 4 2 4", "4 2", "12 5", "1 3", "8 3 1 3"];
 const colour = (index) => `var(--s${index % 8})`;
 
 // Charts are drawn at the width they have, so that their text is as large on a phone as on a desk.
+const drawings = [];
+
 function keepDrawn(holder, render) {
   let width = 0;
   const again = () => {
@@ -9,8 +11,17 @@ function keepDrawn(holder, render) {
     if (now && now !== width) { width = now; render(now); }
   };
   new ResizeObserver(again).observe(holder);
+  drawings.push({ holder, again });
   again();
 }
+
+// Paper is narrower than most screens, and nothing is observed while it is printed.
+function redrawAt(width) {
+  document.body.style.width = width;
+  drawings.filter(({ holder }) => holder.isConnected).forEach(({ again }) => again());
+}
+window.addEventListener("beforeprint", () => redrawAt("680px"));
+window.addEventListener("afterprint", () => redrawAt(""));
 
 function ticks(low, high, about) {
   const rough = (high - low) / about || 1;
@@ -66,6 +77,7 @@ function lineChart(holder, spec) {
     let [low, high] = extent(values, 0.06);
     if (spec.zero) low = 0;
     if (known(spec.top)) high = Math.min(high, spec.top);
+    if (known(spec.bottom)) low = Math.max(low, spec.bottom);
     if (high <= low) high = low + 1;
     const marks = ticks(low, high, height / 55);
     const tick = spec.tick || marked(marks);
@@ -73,7 +85,8 @@ function lineChart(holder, spec) {
     const box = { left, right: width - 12, top: 8, bottom: height - 36 };
     const x0 = spec.zeroX ? 0 : xs[0], x1 = xs.at(-1) === x0 ? x0 + 1 : xs.at(-1);
     const X = (x) => box.left + (x - x0) / (x1 - x0) * (box.right - box.left);
-    const Y = (y) => box.bottom - (y - low) / (high - low) * (box.bottom - box.top);
+    // What reaches beyond the axis, as an interval of a share may, ends at it.
+    const Y = (y) => box.bottom - (Math.max(low, Math.min(high, y)) - low) / (high - low) * (box.bottom - box.top);
     const path = (points) => points.filter(([, y]) => known(y)).map(([x, y], i) => `${i ? "L" : "M"}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join("");
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": `${spec.name}. ${summary(drawn, spec)} Arrow keys read values.` });
     for (const mark of marks) svg.append(
@@ -144,12 +157,13 @@ function scatter(holder, spec) {
   keepDrawn(place, (width) => {
     clear(place);
     const height = Math.max(220, Math.min(320, width * 0.6));
-    const [low, high] = extent(points.flatMap((one) => [one.y, one.low, one.high]).filter(known), 0.16);
+    let [low, high] = extent(points.flatMap((one) => [one.y, one.low, one.high]).filter(known), 0.16);
+    if (data.score.unit === "%") [low, high] = [Math.max(low, 0), Math.min(high, 100)];
     const marks = ticks(low, high, height / 55);
     const box = { left: 14 + 7 * Math.max(...marks.map((mark) => short(mark).length)), right: width - 16, top: 10, bottom: height - 36 };
     const most = Math.max(...points.flatMap((one) => [one.x, one.xHigh]).filter(known)) * 1.08;
     const X = (x) => box.left + x / most * (box.right - box.left);
-    const Y = (y) => box.bottom - (y - low) / (high - low) * (box.bottom - box.top);
+    const Y = (y) => box.bottom - (Math.max(low, Math.min(high, y)) - low) / (high - low) * (box.bottom - box.top);
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${spec.name}. ` + points.map((one) => `${one.name}: ${scored(one.y)} at ${spec.x(one.x)}.`).join(" ") });
     for (const mark of marks) svg.append(draw("line", { class: "grid", x1: box.left, x2: box.right, y1: Y(mark), y2: Y(mark) }), draw("text", { x: box.left - 8, y: Y(mark) + 4, "text-anchor": "end" }, short(mark)));
     const xMarks = ticks(0, most, width / 110), xTick = spec.tick || marked(xMarks);

@@ -7,6 +7,8 @@ const FIGURES = {
 };
 const holder = (name) => document.querySelector(`[data-chart="${name}"]`);
 
+const teacherName = () => data.teacher.sample ? `teacher (${data.teacher.sample} examples)` : "teacher";
+
 function showScores() {
   const series = data.groups.map((group, index) => ({
     name: group.name + (group.n_runs > 1 ? ` (${group.n_runs} runs, 95 % interval)` : ""),
@@ -14,12 +16,12 @@ function showScores() {
     band: group.curve.map(([x, , low, high]) => [x, low, high]),
     thin: group.n_runs > 1 ? group.runs : [], colour: index, dash: index,
   }));
-  const teacher = data.teacher && known(data.teacher.score) ? [{ name: data.teacher.sample ? `teacher (on a sample of ${count(data.teacher.items)})` : "teacher", points: [[0, data.teacher.score]], reference: true }] : [];
+  const teacher = data.teacher && known(data.teacher.score) ? [{ name: teacherName(), points: [[0, data.teacher.score]], reference: true }] : [];
   if (!series.some((one) => one.points.length)) {
     holder("score").append(make("p", { class: "note" }, "No run was scored while it trained. Set training.eval_strategy=steps and training.eval_steps in the recipe to see when a score was reached."));
     return;
   }
-  lineChart(holder("score"), { name: `${data.score.name} against examples seen`, title: data.score.name + (data.score.unit ? `, ${data.score.unit}` : ""), xLabel: "training examples seen", xUnit: "examples", y: scored, zeroX: true, series: [...series, ...teacher] });
+  lineChart(holder("score"), { name: `${data.score.name} against examples seen`, title: data.score.name + (data.score.unit ? `, ${data.score.unit}` : ""), xLabel: "training examples seen", xUnit: "examples", y: scored, zeroX: true, ...(data.score.unit === "%" ? { bottom: 0, top: 100 } : {}), series: [...series, ...teacher] });
 }
 
 function showFrontier() {
@@ -27,7 +29,7 @@ function showFrontier() {
     name: group.name, y: group.score && group.score.mean, low: group.score && group.score.low, high: group.score && group.score.high, colour: index,
     parameters: group.parameters, latency: group.latency_seconds,
   }));
-  if (data.teacher) points.push({ name: "teacher", y: data.teacher.score, low: data.teacher.low, high: data.teacher.high, teacher: true, parameters: data.teacher.parameters, latency: data.teacher.latency_seconds });
+  if (data.teacher) points.push({ name: teacherName(), y: data.teacher.score, low: data.teacher.low, high: data.teacher.high, teacher: true, parameters: data.teacher.parameters, latency: data.teacher.latency_seconds });
   scatter(holder("size"), { title: `${data.score.name} and size`, name: "Score against parameters", xLabel: "parameters", x: count, points: points.map((one) => ({ ...one, x: one.parameters })), none: "Neither score nor size was recorded." });
   const ms = (seconds) => `${trim(1000 * seconds)} ms`;
   scatter(holder("latency"), { title: `${data.score.name} and latency`, name: "Score against latency", xLabel: "latency of one example, ms", x: ms, tick: (at) => trim(1000 * at),
@@ -72,6 +74,8 @@ function showRun(index) {
   showFlows(run, () => {})();
   showAlignment(run);
   showHeads(run);
+  showAttention(run);
+  showAnswers(run);
 }
 
 showScores();
