@@ -25,6 +25,7 @@ def record_kept(parts: "RunParts", model: "PreTrainedModel", folder: Path) -> No
         AmadError: if data cannot be read or attention cannot be recorded.
     """
     from amad.cli.progress import counted
+    from amad.data.pretraining import PretrainingDataset
     from amad.evaluation.evaluate import Decoding
     from amad.evaluation.examples import EXAMPLES_FOLDER, measure_latency, write_examples
     from amad.records import RunRecords
@@ -37,12 +38,14 @@ def record_kept(parts: "RunParts", model: "PreTrainedModel", folder: Path) -> No
     train, validation = parts.task.train, parts.task.validation
     new_tokens = values["generation_max_length"] - 1
     told: dict[str, dict[str, Any]] = {name: {} for name in models}
-    if parts.teacher is not None and validation is not None:
+    # Of pre-training, which mixes tasks, there is nothing that both would answer.
+    asked = None if isinstance(validation, PretrainingDataset) else validation
+    if parts.teacher is not None and asked is not None:
         told = write_examples(
             folder / EXAMPLES_FOLDER,
             models,
             parts.tokenizer,
-            validation,
+            asked,
             parts.collator,
             Decoding(values["generation_max_length"], values["generation_num_beams"]),
             _pairs(parts, model),

@@ -154,7 +154,8 @@ def _to_picture(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _keep_image(folder: Path, dataset: Examples, index: int) -> str | None:
     path = dataset.examples[index].image
-    if path is None:
+    # Region features need no images, and few who use them have those.
+    if path is None or not path.is_file():
         return None
     image = open_image(path)
     image.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)

@@ -14,7 +14,12 @@ RECORDS_FILE = "records.jsonl"
 MOST_STEPS = 200
 """Steps between which the slider of the page moves, and points of a curve, at most."""
 
-SCORES = {"vqa": ("accuracy", "%"), "captions": ("CIDEr", ""), "translation": ("BLEU", "")}
+SCORES = {
+    "vqa": ("accuracy", "%"),
+    "captions": ("CIDEr", ""),
+    "translation": ("BLEU", ""),
+    "pretraining": ("accuracy_match", "%"),
+}
 """The main score of each task, with its unit."""
 
 ALIGNMENT_FIGURES = ("entropy", "largest", "coverage", "collapse")
