@@ -29,10 +29,14 @@ class Captured:
     Attributes:
         logits: Scores of the vocabulary at each target position.
         records: What its attention sites did.
+        losses: Losses of each sample that it computed itself.
+        figures: Sum and number of what it measured itself.
     """
 
     logits: Float[Tensor, "batch token vocab"] | None = None
     records: Mapping[SiteKey, AttentionRecord] = field(default_factory=dict)
+    losses: Mapping[str, Float[Tensor, " sample"]] = field(default_factory=dict)
+    figures: Mapping[str, Float[Tensor, " 2"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from amad.models.blip_pretraining import BlipForPretraining
 from amad.models.blip_seq2seq import is_seq2seq
 
 
 def has_encoder(model: PreTrainedModel) -> bool:
     """Whether the model is an encoder-decoder, or has its form: labels are shifted for it before they are read."""
-    return bool(getattr(model.config, "is_encoder_decoder", False)) or is_seq2seq(model)
+    has_its_form = is_seq2seq(model) or isinstance(model, BlipForPretraining)
+    return has_its_form or bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def predicts_next(model: PreTrainedModel) -> bool:

@@ -48,6 +48,8 @@ _TOKENIZER_FILES = (
 )
 # Model types of this package and the module that registers them.
 _OWN_TYPES = {"vlt5": "amad.models.vlt5"}
+# Model classes of this package whose model type is one of transformers.
+_OWN_CLASSES = {"BlipForPretraining": "amad.models.blip_pretraining"}
 _LISTED_KEYS = 8
 
 
@@ -192,7 +194,7 @@ def _model_class(
     auto_classes = [name for name in raw.get("auto_map", {}) if name.startswith("AutoModel")]
     if trust_remote_code and auto_classes:
         return getattr(transformers, auto_classes[0])
-    own = _OWN_TYPES.get(config.model_type)
+    own = _OWN_CLASSES.get(names[0]) or _OWN_TYPES.get(config.model_type)
     home = importlib.import_module(own) if own else transformers
     found = getattr(home, names[0], None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):

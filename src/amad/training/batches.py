@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
+from amad.axes import SiteKey
+from amad.capture.record import AttentionRecord
 from amad.errors import RecipeError
-from amad.losses.objective import Objective, Targets
+from amad.losses.objective import Captured, Objective, Targets
 from amad.models.labels import has_encoder, predicts_next
 
 
@@ -63,6 +65,18 @@ def targets_of(batch: Mapping[str, Any]) -> Targets:
     """
     return Targets(
         labels_of(batch), batch.get("label_weights"), batch.get("kinds"), batch.get("answer_counts")
+    )
+
+
+def captured_of(output: Mapping[str, Any], records: Mapping[SiteKey, AttentionRecord]) -> Captured:
+    """What the objective reads of one forward pass.
+
+    Args:
+        output: Of the model: ``logits``, and ``sample_losses`` and ``sample_figures`` where it computes losses itself.
+        records: What its attention sites did.
+    """
+    return Captured(
+        logits_of(output), records, output.get("sample_losses") or {}, output.get("sample_figures") or {}
     )
 
 

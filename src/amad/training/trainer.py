@@ -23,7 +23,14 @@ from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue
 from amad.models.student import check_compatible
 from amad.training.arguments import DistillationArguments
-from amad.training.batches import check_shift, first_examples, labels_of, logits_of, targets_of, with_padding
+from amad.training.batches import (
+    captured_of,
+    check_shift,
+    first_examples,
+    labels_of,
+    targets_of,
+    with_padding,
+)
 from amad.training.pairing import Pairing
 
 OBJECTIVE = "amad_objective"
@@ -182,7 +189,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             with self._student_recorder:
                 output = student.forward(**kwargs)
                 records = self._student_recorder.take(inputs, require_grad=student.training)
-            captured = Captured(logits=logits_of(output), records=records)
+            captured = captured_of(output, records)
             value = self.objective(captured, teacher, targets, Counts(tokens=counts[0], samples=counts[1]))
             if teacher is not None and self._is_diagnosed(student):
                 self._diagnose(captured, teacher)
@@ -202,7 +209,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         with torch.no_grad(), self._teacher_recorder as recorder:
             output = self.teacher(**self._shifted_inputs(teacher, inputs))
             records = recorder.take(inputs)
-        return Captured(logits=logits_of(output), records=records)
+        return captured_of(output, records)
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in inputs.items() if name not in FOR_THE_LOSS}
