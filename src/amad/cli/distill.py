@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from amad.cli.screen import console, print_json, print_table, quiet_libraries, user_errors
+from amad.cli.screen import FIGURE_TITLES, console, print_json, print_table, quiet_libraries, user_errors
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A YAML file, as in recipes/.", show_default=False)]
 Overrides = Annotated[
@@ -87,7 +87,7 @@ def _run(
             print_json(result)
             return
         # The curve is for programs, and in the records.
-        shown = [(name, value) for name, value in result.items() if name != "curve"]
+        shown = [(FIGURE_TITLES.get(name, name), value) for name, value in result.items() if name != "curve"]
         print_table("Result", ("what", "value"), shown)
 
 

@@ -12,7 +12,14 @@ import typer
 
 from amad.cli.distill import Json, Overrides, RecipeArgument
 from amad.cli.evaluate_fidelity import load_teacher, print_fidelity
-from amad.cli.screen import console, print_json, print_table, quiet_libraries, user_errors
+from amad.cli.screen import (
+    FIGURE_TITLES,
+    console,
+    print_json,
+    print_table,
+    quiet_libraries,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from amad.data.waiting import Wait
@@ -91,17 +98,13 @@ _UNSCORED = {
 }
 
 
-_TITLES = {
-    "accuracy": "VQA accuracy (0 to 100 %, higher is better)",
-    "CIDEr": "CIDEr-D (0 to 10, higher is better)",
-    "Bleu_4": "BLEU-4 (0 to 1, higher is better)",
-    "BLEU": "BLEU (0 to 100, higher is better)",
+_TITLES = FIGURE_TITLES | {
     "signature": "scored by",
     "blank_images": "images shown",
     "max_length": "longest text (tokens, start token included)",
     "num_beams": "beams",
     "batch_size": "items per batch",
-    "decoded_now": "items decoded now; others were there",
+    "decoded_now": "decoded now",
     "seconds": "time to decode (seconds)",
     "results": "result file",
     "bad_examples": "bad examples, left out",
@@ -110,9 +113,12 @@ _TITLES = {
 
 def _rows(name: str, task: "GeneratingTask", document: dict[str, Any]) -> list[tuple[str, str]]:
     """What was measured, with its scale and direction, for people."""
-    shown = dict(document)
+    first = ("model", task.items, *task.figures, "signature")
+    shown = {key: document[key] for key in first if key in document} | document
     shown["blank_images"] = "blank ones" if document["blank_images"] else "the items' own"
     shown["results"] = document["results"] or "not written"
+    if document["decoded_now"] < document[task.items]:
+        shown["decoded_now"] = f"{document['decoded_now']}; the others were there"
     for figure, digits in task.figures.items():
         value = document[figure]
         unit = " %" if figure == "accuracy" else ""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from amad.cli.screen import print_table
+from amad.cli.screen import FIGURE_TITLES, print_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from amad.data.images import ImageTransform
     from amad.recipe import Recipe
 
+_TRUTH = {
+    "vqa": "the most frequent answers",
+    "captions": "the first caption of each image",
+    "translation": "the translations by people",
+}
 _SAID = {"vqa": "answers", "captions": "captions", "translation": "translations"}
 
 
@@ -86,7 +91,7 @@ def print_fidelity(task: str, document: Mapping[str, Any], figures: Mapping[str,
         f"Fidelity to the teacher {found['teacher']['model']}",
         ("what", "value", "reading"),
         rows,
-        f"next tokens: {found['n_tokens']:,} of the ground truth, each predicted after the true ones before it"
+        f"next tokens: {found['n_tokens']:,} of {_TRUTH[task]}, each predicted after the true ones before it"
         if found["n_tokens"]
         else "the validation set has no ground truth, so next tokens were not compared",
     )
@@ -94,7 +99,7 @@ def print_fidelity(task: str, document: Mapping[str, Any], figures: Mapping[str,
     for name, digits in figures.items():
         if document[name] is not None:
             scores = [one[name] for one in (document, found["teacher"])]
-            both.append((name, *(f"{score:.{digits}f}" for score in scores), "higher is better"))
+            both.append((FIGURE_TITLES[name], *(f"{score:.{digits}f}" for score in scores), ""))
     for kind, title in (("tokens", "next tokens"), ("answers", "whole answers")):
         of = [found["calibration"][who].get(kind) for who in ("student", "teacher")]
         if None in of:

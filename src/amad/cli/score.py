@@ -96,9 +96,9 @@ def captions(
         if as_json:
             print_json(scores.summary())
             return
-        rows = [(name, f"{value:.4f}") for name, value in scores.corpus.items()]
+        rows = [(name, f"{value:.4f}", 10 if name == "CIDEr" else 1) for name, value in scores.corpus.items()]
         caption = f"{len(scores.per_image)} images, {scores.signature}"
-        print_table("Caption scores", ("metric", "score"), rows, caption)
+        print_table("Caption scores", ("metric", "score", "at best"), rows, caption)
 
 
 @app.command("translation")
@@ -127,5 +127,7 @@ def translation(
         if as_json:
             print_json(scores.summary())
             return
-        rows = [("BLEU", f"{scores.bleu:.2f}"), ("chrF", f"{scores.chrf:.2f}")]
-        print_table("Translation scores", ("metric", "score"), rows, "\n".join(scores.signatures.values()))
+        rows = [("BLEU", f"{scores.bleu:.2f}", 100), ("chrF", f"{scores.chrf:.2f}", 100)]
+        print_table(
+            "Translation scores", ("metric", "score", "at best"), rows, "\n".join(scores.signatures.values())
+        )

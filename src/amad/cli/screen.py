@@ -21,6 +21,14 @@ console = Console(stderr=True)
 output = Console()
 """Results for people."""
 
+FIGURE_TITLES = {
+    "accuracy": "VQA accuracy (0 to 100 %, higher is better)",
+    "CIDEr": "CIDEr-D (0 to 10, higher is better)",
+    "Bleu_4": "BLEU-4 (0 to 1, higher is better)",
+    "BLEU": "BLEU (0 to 100, higher is better)",
+}
+"""Scores of the tasks by their keys, with scale and direction."""
+
 _WIDEST = 400
 
 
@@ -91,4 +99,4 @@ def quiet_libraries() -> None:
 
 def _is_number(cell: object) -> bool:
     """Whether a cell is a number, maybe with a unit: ``12``, ``1,000``, ``98.5 %``, ``3.1 ms``, or a dash for none."""
-    return isinstance(cell, int | float) or re.fullmatch(r"–|-?[\d,.]+( %| ms)?", str(cell)) is not None
+    return isinstance(cell, int | float) or re.fullmatch(r"–|[-+]?[\d,.]+( %| ms)?", str(cell)) is not None
