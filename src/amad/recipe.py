@@ -36,16 +36,22 @@ class ModelRecipe(Section):
         path: Checkpoint folder.
         config: Configuration with its ``model_type``; the vocabulary size comes from the tokenizer.
         tokenizer: Folder of a tokenizer; trained on the words of the training set when absent.
+        image_size: Height and width of images in the place of those that the checkpoint reads; for BLIP.
     """
 
     path: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
+    image_size: Annotated[int, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelRecipe":
         if (self.path is None) == (self.config is None):
             raise ValueError("give exactly one of model.path and model.config")
+        if self.image_size is not None and self.path is None:
+            raise ValueError(
+                "model.image_size changes a checkpoint; model.config says itself at what size images are read"
+            )
         return self
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Task = Literal["vqa", "captions", "translation", "pretraining"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Augmentation = Literal["crop-flip"]
 
 
 def _listed(value: Any) -> Any:
@@ -110,6 +111,18 @@ class DataSection(Section):
         return self.model_copy(update=dict.fromkeys(limits))
 
 
+class RankingRecipe(Section):
+    """Answers of a list, ranked by their likelihood, in the place of generated ones; for BLIP.
+
+    Attributes:
+        answers: JSON list of answers, such as BLIP's ``answer_list.json``; those of the training set when absent.
+        first: So many are ranked by the likelihood of the whole answer: those whose first token is the most likely.
+    """
+
+    answers: str | None = None
+    first: int = Field(128, gt=0)
+
+
 class VqaData(DataSection):
     """Visual question answering data.
 
@@ -119,6 +132,10 @@ class VqaData(DataSection):
         validation: The split to select and report on; or ``holdout``, never both.
         holdout: Images of ``train`` to validate on instead.
         prompt: What the text encoder reads; ``{question}`` is replaced.
+        targets: Which answers a question is learned with: ``sampled`` is one in each epoch, drawn by its soft score,
+            as in VL-T5; ``every`` is all of them at once, weighted by the share of annotators, as in BLIP, and for it.
+        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored.
+        ranking: How ``amad evaluate`` picks answers of a list; it generates them when absent.
         max_input_tokens: Longer questions are cut.
         max_target_tokens: Longer answers are cut.
         max_validation_questions: Validate on the first so many questions while training; all when absent.
@@ -129,6 +146,9 @@ class VqaData(DataSection):
     validation: VqaFiles | None = None
     holdout: Holdout | None = None
     prompt: str = "vqa: {question}"
+    targets: Literal["sampled", "every"] = "sampled"
+    augment: Augmentation | None = None
+    ranking: RankingRecipe | None = None
     max_input_tokens: int = Field(20, gt=0)
     max_target_tokens: int = Field(10, gt=0)
     max_validation_questions: int | None = Field(None, gt=0)
@@ -178,7 +198,8 @@ class CaptionData(DataSection):
     Attributes:
         train: The split to train on, one example per caption.
         validation: The split to select and report on, one caption per image.
-        prompt: What the text encoder reads.
+        prompt: What the text encoder reads, or what BLIP's decoder goes on from.
+        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored.
         max_input_tokens: Longer prompts are cut.
         max_target_tokens: Longer captions are cut.
         max_validation_examples: Validate on the first so many images while training; all when absent.
@@ -187,6 +208,7 @@ class CaptionData(DataSection):
     train: CaptionFiles
     validation: CaptionFiles | None = None
     prompt: str = "caption:"
+    augment: Augmentation | None = None
     max_input_tokens: int = Field(8, gt=0)
     max_target_tokens: int = Field(40, gt=0)
     max_validation_examples: int | None = Field(None, gt=0)

@@ -11,6 +11,7 @@ from amad.capture.check import self_check
 from amad.capture.recorder import Recorder
 from amad.capture.sites import find_sites
 from amad.errors import RecipeError
+from amad.models.blip_images import resize_images
 from amad.models.blip_seq2seq import as_seq2seq, is_seq2seq
 from amad.models.load import load_model, save_checkpoint
 from amad.models.student import build_student, student_config
@@ -336,3 +337,42 @@ def test_other_models_keep_their_class():
     assert as_seq2seq(model) is model
     assert type(model) is BertModel
     assert not is_seq2seq(model)
+
+
+@pytest.mark.parametrize("model_class", STACKS)
+def test_another_size_of_images_is_what_upstream_interpolates(model_class, tmp_path):
+    upstream, ours = both(model_class)
+    resize_images(ours, 40)
+    assert ours.config.vision_config.image_size == 40
+    batch = batch_for(model_class)
+    batch["pixel_values"] = torch.randn(2, 3, 40, 40, dtype=torch.float64)
+    stretched = as_seq2seq(copy.deepcopy(upstream))(**batch, interpolate_pos_encoding=True).logits
+    torch.testing.assert_close(ours(**batch).logits, stretched)
+    save_checkpoint(ours, None, None, tmp_path / "ours")
+    again = as_seq2seq(model_class.from_pretrained(tmp_path / "ours", dtype=torch.float64))
+    torch.testing.assert_close(again(**batch).logits, stretched)
+
+
+def test_the_size_that_it_has_leaves_a_model_alone():
+    _, ours = both(QUESTIONS)
+    before = ours.vision_model.embeddings.position_embedding
+    resize_images(ours, 24)
+    assert ours.vision_model.embeddings.position_embedding is before
+
+
+def test_sizes_that_make_no_patches_and_other_models_are_refused():
+    with pytest.raises(RecipeError, match="50 x 50 pixels do not divide into patches of 8 x 8"):
+        resize_images(both(QUESTIONS)[1], 50)
+    bert = BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9))
+    with pytest.raises(RecipeError, match="the model is a BertModel"):
+        resize_images(bert, 48)
+
+
+def test_a_student_from_random_weights_sees():
+    """transformers' default starts the vision part at 1e-10, with which images would be invisible."""
+    teacher = as_seq2seq(QUESTIONS(BlipConfig(text_config=TEXT, vision_config=VISION)))
+    assert teacher.vision_model.embeddings.patch_embedding.weight.std() < 1e-6
+    student = build_student(teacher, student_config(teacher.config, layers=1))
+    assert student.vision_model.embeddings.patch_embedding.weight.std().item() == pytest.approx(0.02, rel=0.2)
+    given = {"vision_config": {"initializer_range": 0.1}}
+    assert student_config(teacher.config, **given).vision_config.initializer_range == 0.1

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from amad.data.wordpiece import add_blip_tokens
 from amad.errors import CheckpointError
 from amad.models.blip_seq2seq import as_seq2seq
 from amad.models.checkpoint import (
@@ -35,7 +36,7 @@ from amad.models.checkpoint import (
     save_checkpoint,
 )
 
-__all__ = ["load_empty_model", "load_model", "load_tokenizer", "save_checkpoint"]
+__all__ = ["load_empty_model", "load_model", "load_tokenizer", "model_type", "save_checkpoint"]
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -63,9 +64,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The model of a checkpoint folder, of the class that its ``config.json`` names, in evaluation mode.
 
-    Weights are read as safetensors only. BLIP is put on fast attention
-    (:func:`amad.models.blip.dispatch_attention`); every other model keeps the attention that transformers
-    chose.
+    Weights are read as safetensors only. BLIP is put on fast attention, and for questions and captions in the form of
+    an encoder-decoder (:func:`amad.models.blip_seq2seq.as_seq2seq`); every other model keeps the attention that
+    transformers chose.
 
     Args:
         path: A folder, or the name of a model on the hub where there is no such folder.
@@ -119,18 +120,29 @@ def load_empty_model(
 def load_tokenizer(
     path: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder or of a model on the hub.
+    """The tokenizer of a checkpoint folder or of a model on the hub; that of a BLIP with BLIP's own two tokens.
 
     Raises:
         CheckpointError: no folder, no tokenizer in it, or one that cannot be read.
     """
     where = located(path, needs_config=False)
     check_any_file(where, _TOKENIZER_FILES, "tokenizer")
-    _register_own(_model_type(where))
+    kind = model_type(where)
+    _register_own(kind)
     with as_checkpoint_error(where, "holds a tokenizer that cannot be read"):
-        return AutoTokenizer.from_pretrained(  # type: ignore[no-any-return]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             where, revision=revision, trust_remote_code=trust_remote_code
         )
+    return add_blip_tokens(tokenizer) if kind == "blip" else tokenizer
+
+
+def model_type(where: str) -> Any:
+    """The model type of a local folder; None for a name on the hub: only transformers' own are looked for."""
+    file = Path(where) / "config.json"
+    if not file.is_file():
+        return None
+    with as_checkpoint_error(where, "has a config.json that cannot be read"):
+        return json.loads(file.read_text(encoding="utf-8")).get("model_type")
 
 
 def _described(
@@ -145,15 +157,6 @@ def _described(
     config = _config(where, raw, options)
     _check_weights_name(where, raw)
     return where, raw, config, options
-
-
-def _model_type(where: str) -> Any:
-    """The model type of a local folder; None for a name on the hub: only transformers' own are looked for."""
-    file = Path(where) / "config.json"
-    if not file.is_file():
-        return None
-    with as_checkpoint_error(where, "has a config.json that cannot be read"):
-        return json.loads(file.read_text(encoding="utf-8")).get("model_type")
 
 
 def _register_own(model_type: Any) -> None:

@@ -9,13 +9,16 @@ from fractions import Fraction
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig, T5Config
+from transformers import BlipConfig, PreTrainedConfig, T5Config
 
 from amad.errors import RecipeError
 from amad.models.parts import Part, find_parts, nested
 
 Size = int | float | str | Fraction
 """A number (8), or a share of the teacher's number (0.5 or "1/2")."""
+
+BLIP_INITIALIZER_RANGE = 0.02
+"""Standard deviation of all weights of BLIP's vision part at the start (models/vit.py of its code)."""
 
 
 def student_config(
@@ -78,6 +81,7 @@ def student_config(
     for part in parts:
         _pick_layer_lists(part, teacher_config, config)
     _widen_cross_attention(parts, config)
+    _start_blip_images(config)
     _apply(config, changes)
     for part in parts:
         _check_heads(part, config)
@@ -264,6 +268,15 @@ def _widen_cross_attention(parts: list[Part], config: PreTrainedConfig) -> None:
         home = part.home(config)
         if vision is not None and part is not vision and hasattr(home, "encoder_hidden_size"):
             home.encoder_hidden_size = vision.size(config, vision.width)
+
+
+def _start_blip_images(config: PreTrainedConfig) -> None:
+    """BLIP's vision part starts with weights like its authors', where transformers' default starts it at 1e-10."""
+    if (
+        isinstance(config, BlipConfig)
+        and config.vision_config.initializer_range < BLIP_INITIALIZER_RANGE / 10
+    ):
+        config.vision_config.initializer_range = BLIP_INITIALIZER_RANGE
 
 
 def _check_heads(part: Part, config: PreTrainedConfig) -> None:

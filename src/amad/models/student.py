@@ -13,7 +13,7 @@ from amad.models.blip_seq2seq import as_seq2seq, is_seq2seq
 from amad.models.parts import find_parts
 from amad.models.sizes import Size, source_layer, student_config
 
-__all__ = ["Size", "build_student", "check_compatible", "student_config"]
+__all__ = ["Size", "build_student", "check_compatible", "check_one_width", "student_config"]
 
 
 # Weights that only the first layer of a stack has; they stay with whichever layer comes first.
@@ -56,7 +56,7 @@ def build_student(
             f"{type(teacher.config).__name__}, the student's a {type(config).__name__}. Use student_config."
         )
     if isinstance(teacher, BlipForQuestionAnswering):
-        _check_one_width(config)
+        check_one_width(config)
     if init == "teacher":
         _check_same_sizes(teacher.config, config)
     student = _initialised(type(teacher), config, seed)
@@ -81,6 +81,20 @@ def check_compatible(student: PreTrainedModel, teacher: PreTrainedModel) -> None
         )
 
 
+def check_one_width(config: PreTrainedConfig) -> None:
+    """See that a BLIP for questions can be built.
+
+    Raises:
+        RecipeError: if the widths of text and vision differ.
+    """
+    widths = config.text_config.hidden_size, config.vision_config.hidden_size
+    if widths[0] != widths[1]:
+        raise RecipeError(
+            f"BlipForQuestionAnswering has one width for text and vision, and {widths[0]} != {widths[1]}: "
+            "its answer decoder attends to questions with projections made for images. Give both the same."
+        )
+
+
 def _initialised(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
@@ -91,15 +105,6 @@ def _initialised(model_class: type[PreTrainedModel], config: PreTrainedConfig, s
                 f"{model_class.__name__} cannot have the sizes of this configuration: {error} Change them."
             ) from error
     return model
-
-
-def _check_one_width(config: PreTrainedConfig) -> None:
-    widths = config.text_config.hidden_size, config.vision_config.hidden_size
-    if widths[0] != widths[1]:
-        raise RecipeError(
-            f"BlipForQuestionAnswering has one width for text and vision, and {widths[0]} != {widths[1]}: "
-            "its answer decoder attends to questions with projections made for images. Give both the same."
-        )
 
 
 def _check_same_sizes(teacher_config: PreTrainedConfig, config: PreTrainedConfig) -> None:

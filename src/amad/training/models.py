@@ -16,20 +16,27 @@ from transformers import (
 )
 
 import amad.models.vlt5  # noqa: F401 - registers the model type
+from amad.data.collate import Seq2SeqCollator
+from amad.data.images import ImageTransform
 from amad.errors import RecipeError, ShapeError
+from amad.models.blip_seq2seq import is_seq2seq
 from amad.models.load import load_tokenizer
 from amad.recipe import nearest_key
-from amad.recipe_data import RegionFiles
+from amad.recipe_data import RecipeData, RegionFiles, VqaData
+from amad.training.blip import blip_collator, new_blip
 
 _LONGEST_REASON = 300
 
 
-def new_model(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """An encoder-decoder with random weights, sized for a tokenizer.
+def new_model(
+    values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, data: RecipeData, seed: int
+) -> PreTrainedModel:
+    """An encoder-decoder, or the BLIP of a task, with random weights, sized for a tokenizer.
 
     Args:
         values: ``model.config`` of a recipe, with its ``model_type``.
         tokenizer: Gives the size of the vocabulary and the special tokens.
+        data: The recipe's data.
         seed: Of the weights; the global random state is set to it.
 
     Raises:
@@ -40,12 +47,14 @@ def new_model(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
     if model_type not in CONFIG_MAPPING:
         hint = nearest_key(str(model_type), list(CONFIG_MAPPING)) if model_type else "Name one, such as vlt5."
         raise RecipeError(f"model.config.model_type is {model_type!r}, which is no type of model. {hint}")
+    given = {key: value for key, value in values.items() if key != "model_type"}
+    if model_type == "blip":
+        return new_blip(given, tokenizer, data, seed)
     if CONFIG_MAPPING[model_type] not in AutoModelForSeq2SeqLM._model_mapping:
         raise RecipeError(
             f"model.config.model_type {model_type!r} is no encoder-decoder that generates text, which questions and "
-            f"answers need. Name one, such as vlt5."
+            f"answers need. Name one, such as vlt5 or blip."
         )
-    given = {key: value for key, value in values.items() if key != "model_type"}
     try:
         default = AutoConfig.for_model(model_type)
         for key in given:
@@ -64,6 +73,39 @@ def new_model(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise RecipeError(f"model.config makes no model: {reason} Correct the value.") from None
     return model
+
+
+def new_collator(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    image_transform: ImageTransform | None,
+    data: RecipeData,
+    pad_to_max: bool = False,
+) -> Seq2SeqCollator:
+    """What makes batches for a model.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        image_transform: What makes pixels of images, where the data shows any.
+        data: The recipe's data.
+        pad_to_max: Make texts of one length.
+
+    Raises:
+        RecipeError: if the data has a form that the model does not read, or a BLIP is for another task.
+        ShapeError: if a BLIP's tokenizer numbers the tokens otherwise than the model.
+    """
+    if is_seq2seq(model):
+        return blip_collator(model, tokenizer, image_transform, data, pad_to_max)
+    if isinstance(data, VqaData) and (data.targets == "every" or data.ranking is not None):
+        key = "targets: every" if data.targets == "every" else "ranking"
+        raise RecipeError(
+            f"data.{key} is for BLIP, which reads a question once for all its answers, and the model is a "
+            f"{type(model).__name__}. Leave it out."
+        )
+    return Seq2SeqCollator(
+        tokenizer, image_transform, data.max_input_tokens, data.max_target_tokens, pad_to_max=pad_to_max
+    )
 
 
 def weights_digest(model: torch.nn.Module) -> str:

@@ -12,9 +12,16 @@ from amad.capture.extras import Extra
 from amad.capture.record import AttentionRecord
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
+from amad.data.augmentation import CropAndFlip
 from amad.data.collate import FOR_THE_LOSS, Seq2SeqCollator
-from amad.data.images import ImageTransform, load_image_transform, new_image_transform
+from amad.data.images import (
+    ImageTransform,
+    load_image_transform,
+    new_blip_image_transform,
+    new_image_transform,
+)
 from amad.data.tokens import train_tokenizer
+from amad.data.wordpiece import add_blip_tokens, train_wordpiece
 from amad.errors import RecipeError
 from amad.losses.hidden import HiddenStates
 from amad.losses.importance import HeadImportance
@@ -23,14 +30,15 @@ from amad.losses.methods import attention_term
 from amad.losses.objective import Objective, Term
 from amad.losses.pairs import PairTerm
 from amad.losses.task import TaskLoss
+from amad.models.blip_images import resize_images
 from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
-from amad.recipe_data import RecipeData
+from amad.recipe_data import DataSection, RecipeData
 from amad.training.callbacks import counted, progress_bar
 from amad.training.importance import measure_importance
-from amad.training.models import check_same_words, check_sight, new_model
+from amad.training.models import check_same_words, check_sight, new_collator, new_model
 from amad.training.pairing import Pairing
 from amad.training.tasks import LearnedTask, TaskDataset, load_task
 
@@ -71,7 +79,13 @@ class RunParts:
         """The teacher's tokenizer, the model's own, or one trained on the words of the training set."""
         model = self.recipe.model
         folder = self._home or (model.tokenizer if model is not None else None)
-        tokenizer = load_tokenizer(folder) if folder else train_tokenizer(self.datasets[0].texts())
+        if folder is None:
+            train = train_wordpiece if self._is_new_blip else train_tokenizer
+            tokenizer: PreTrainedTokenizerBase = train(self.datasets[0].texts())
+        else:
+            tokenizer = load_tokenizer(folder)
+        if self._is_new_blip:
+            add_blip_tokens(tokenizer)
         self.task.check_words(tokenizer)
         return tokenizer
 
@@ -84,7 +98,10 @@ class RunParts:
         if self.recipe.data.regions is not None:
             return None
         if self._home is not None:
-            return load_image_transform(self._home)
+            changed = (
+                None if self.recipe.distils or self.recipe.model is None else self.recipe.model.image_size
+            )
+            return load_image_transform(self._home, changed)
         config = (self.recipe.model.config or {}) if self.recipe.model is not None else {}
         size = config.get("image_size") or (config.get("vision_config") or {}).get("image_size")
         if not isinstance(size, int) or size < 1:
@@ -92,7 +109,13 @@ class RunParts:
                 f"model.config.image_size is {size!r}, so it is not known at what size images are read. Give the "
                 f"height and width of images in pixels."
             )
-        return new_image_transform(size)
+        return new_blip_image_transform(size) if self._is_new_blip else new_image_transform(size)
+
+    @property
+    def _is_new_blip(self) -> bool:
+        """Whether the model is a BLIP that is made from nothing."""
+        model = self.recipe.model
+        return self._home is None and model is not None and (model.config or {}).get("model_type") == "blip"
 
     @cached_property
     def task(self) -> LearnedTask:
@@ -102,7 +125,19 @@ class RunParts:
     def task_of(self, data: RecipeData) -> LearnedTask:
         """The task with other data, read as the run's own."""
         prepare = None if self.image_transform is None else self.image_transform.resize
-        return load_task(data, self.recipe.seed, prepare, partial(counted, self.console))
+        wait, augment = partial(counted, self.console), self._augmentation(data)
+        return load_task(data, self.recipe.seed, prepare, wait, augment)
+
+    def _augmentation(self, data: DataSection) -> CropAndFlip | None:
+        if getattr(data, "augment", None) is None:
+            return None
+        size = None if self.image_transform is None else self.image_transform.image_size
+        if size is None:
+            raise RecipeError(
+                "data.augment shows parts of images at the size that the model reads, and there is none: the images "
+                "are regions, or the checkpoint's preprocessor_config.json gives no height and width. Leave it out."
+            )
+        return CropAndFlip(*size, seed=self.recipe.seed)
 
     @property
     def datasets(self) -> tuple[TaskDataset, TaskDataset | None]:
@@ -114,13 +149,7 @@ class RunParts:
         """Makes batches; of one fixed length where a trained projection needs maps of one size."""
         data, attention = self.recipe.data, self.recipe.objective.attention
         projected = self.with_teacher and attention is not None and attention.variant == "projected"
-        return Seq2SeqCollator(
-            self.tokenizer,
-            self.image_transform,
-            data.max_input_tokens,
-            data.max_target_tokens,
-            pad_to_max=projected,
-        )
+        return new_collator(self.model, self.tokenizer, self.image_transform, data, pad_to_max=projected)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -141,9 +170,12 @@ class RunParts:
             config = student_config(self.teacher.config, **sizes, **student.config)
             return build_student(self.teacher, config, init=student.init, seed=recipe.seed)
         if recipe.model is not None and recipe.model.path is not None:
-            return load_model(recipe.model.path, dtype=torch.float32)
+            loaded = load_model(recipe.model.path, dtype=torch.float32)
+            if recipe.model.image_size is not None:
+                resize_images(loaded, recipe.model.image_size)
+            return loaded
         config_values = (recipe.model.config or {}) if recipe.model is not None else {}
-        return new_model(config_values, self.tokenizer, recipe.seed)
+        return new_model(config_values, self.tokenizer, recipe.data, recipe.seed)
 
     def check_sight(self) -> None:
         """See that every model reads what the data shows it.

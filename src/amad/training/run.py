@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from amad.data.captions import CaptionDataset
 from amad.data.paths import write_whole
 from amad.data.pretraining import PretrainingDataset
 from amad.data.vqa import VqaDataset
@@ -237,7 +238,7 @@ class TrainingRun:
         doing = "distilling" if self.with_teacher else "training"
         shown = ShownProgress(self.console, doing, self.parts.task.main_figure)
         trainer.add_callback(shown)
-        if isinstance(train, VqaDataset | PretrainingDataset):
+        if isinstance(train, VqaDataset | CaptionDataset | PretrainingDataset):
             trainer.add_callback(AnnouncedEpoch(train.set_epoch))
         return trainer, shown
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from amad.data.augmentation import CropAndFlip
 from amad.data.captions import CaptionDataset
 from amad.data.translation import TranslationDataset, translation_prompt
 from amad.data.vqa import VqaDataset
@@ -35,6 +36,7 @@ class VqaTask(GeneratingTask):
         seed: Of the sampling of answers.
         prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
+        augment: Gives another view of each training image in each epoch.
 
     Raises:
         DataError: if ``data.root`` is no folder.
@@ -42,9 +44,20 @@ class VqaTask(GeneratingTask):
 
     items = training_items = "questions"
 
-    def __init__(self, data: VqaData, seed: int, prepare: Prepare | None, wait: Wait = unseen) -> None:
+    def __init__(
+        self,
+        data: VqaData,
+        seed: int,
+        prepare: Prepare | None,
+        wait: Wait = unseen,
+        augment: CropAndFlip | None = None,
+    ) -> None:
         self.splits = VqaSplits(data, wait)
-        self._seed = seed
+        self._training: dict[str, Any] = {
+            "seed": seed,
+            "every_answer": data.targets == "every",
+            "augment": augment,
+        }
         self._common = {"prompt": data.prompt, **pixels_of(data, prepare)}
 
     @property
@@ -54,8 +67,8 @@ class VqaTask(GeneratingTask):
 
     @cached_property
     def train(self) -> VqaDataset:
-        """Questions with sampled answers."""
-        return VqaDataset(self.splits.train, training=True, seed=self._seed, **self._seen)
+        """Questions with sampled answers, or with all."""
+        return VqaDataset(self.splits.train, training=True, **self._training, **self._seen)
 
     @cached_property
     def validation(self) -> VqaDataset | None:
@@ -98,6 +111,7 @@ class CaptionTask(GeneratingTask):
         data: The recipe's data.
         prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
+        augment: Gives another view of each training image in each epoch.
 
     Raises:
         DataError: if ``data.root`` is no folder.
@@ -106,8 +120,15 @@ class CaptionTask(GeneratingTask):
     items = "images"
     training_items = "captions"
 
-    def __init__(self, data: CaptionData, prepare: Prepare | None, wait: Wait = unseen) -> None:
+    def __init__(
+        self,
+        data: CaptionData,
+        prepare: Prepare | None,
+        wait: Wait = unseen,
+        augment: CropAndFlip | None = None,
+    ) -> None:
         self.splits = CaptionSplits(data, wait)
+        self._augment = augment
         self._common = {"prompt": data.prompt, **pixels_of(data, prepare)}
 
     @property
@@ -118,7 +139,7 @@ class CaptionTask(GeneratingTask):
     @cached_property
     def train(self) -> CaptionDataset:
         """One item per caption."""
-        return CaptionDataset(self.splits.train, training=True, **self._seen)
+        return CaptionDataset(self.splits.train, training=True, augment=self._augment, **self._seen)
 
     @cached_property
     def validation(self) -> CaptionDataset | None:
@@ -225,7 +246,13 @@ class TranslationTask(GeneratingTask):
         return "".join(f"{line}\n" for line in _lines(said))
 
 
-def load_task(data: RecipeData, seed: int, prepare: Prepare | None, wait: Wait = unseen) -> LearnedTask:
+def load_task(
+    data: RecipeData,
+    seed: int,
+    prepare: Prepare | None,
+    wait: Wait = unseen,
+    augment: CropAndFlip | None = None,
+) -> LearnedTask:
     """The task that data of this form is for.
 
     Args:
@@ -233,17 +260,18 @@ def load_task(data: RecipeData, seed: int, prepare: Prepare | None, wait: Wait =
         seed: Of what is sampled of the data.
         prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
+        augment: Gives another view of each training image in each epoch; not for translation.
 
     Raises:
         DataError: if ``data.root`` is no folder, or there is no prompt for the languages.
     """
     if isinstance(data, CaptionData):
-        return CaptionTask(data, prepare, wait)
+        return CaptionTask(data, prepare, wait, augment)
     if isinstance(data, TranslationData):
         return TranslationTask(data, prepare, wait)
     if isinstance(data, PretrainingData):
         return PretrainingTask(data, seed, prepare, wait)
-    return VqaTask(data, seed, prepare, wait)
+    return VqaTask(data, seed, prepare, wait, augment)
 
 
 def _lines(said: Sequence[str]) -> list[str]:
