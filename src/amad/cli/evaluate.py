@@ -23,7 +23,9 @@ from amad.cli.screen import (
 
 if TYPE_CHECKING:
     from amad.data.waiting import Wait
+    from amad.evaluation.evaluate import Candidates
     from amad.recipe import Recipe
+    from amad.recipe_data import RecipeData
     from amad.training.tasks import GeneratingTask, TaskDataset
 
 
@@ -158,25 +160,30 @@ def _evaluate(
         The task, and what to tell; nothing to tell in other processes.
     """
     from amad.cli.progress import counted
-    from amad.data.collate import Seq2SeqCollator
     from amad.data.images import load_image_transform
     from amad.data.paths import write_whole
     from amad.data.waiting import unseen
     from amad.errors import RecipeError
     from amad.evaluation.evaluate import Decoding, generate_batches
     from amad.evaluation.fidelity import batched, measure_fidelity
-    from amad.evaluation.predictions import Shards, decode_shards, digest_of_folder, digest_of_items
+    from amad.evaluation.predictions import (
+        Shards,
+        decode_shards,
+        digest_of_folder,
+        digest_of_items,
+        digest_of_texts,
+    )
     from amad.evaluation.processes import shared_temporary_folder
     from amad.models.load import load_model, load_tokenizer
     from amad.records import environment
-    from amad.training.models import check_sight
+    from amad.training.models import check_sight, new_collator
     from amad.training.resumption import BAD_EXAMPLES_FILE
     from amad.training.tasks import GeneratingTask, load_task
     from amad.training.values import checked_values, decoding_values
 
     data, values = run.data.whole(), decoding_values(run)
     given = checked_values(run.training)
-    decoding = Decoding(values["generation_max_length"], values["generation_num_beams"])
+    decoding = Decoding(*(values[f"generation_{key}"] for key in ("max_length", "num_beams", "min_length")))
     size = batch_size or int(given.get("per_device_eval_batch_size", 100))
     model = load_model(folder).to(state.device)
     check_sight(model, data.regions)
@@ -192,15 +199,21 @@ def _evaluate(
             "that was fine-tuned from it."
         )
     validation, is_scored = _validation(run, task), task.is_scored
+    collator = new_collator(model, tokenizer, transform, data)
+    candidates = _candidates(task, data, collator)
     out = _result_file(task, folder, own, results, blank_images)
-    collator = Seq2SeqCollator(tokenizer, transform, data.max_input_tokens, data.max_target_tokens)
     reading: dict[str, Any] = {
         "blank_images": blank_images,
         "workers": int(given.get("dataloader_num_workers") or 0),
     }
     around = environment(str(state.device))
-    how = {"blank_images": blank_images, **asdict(decoding)}
+    how: dict[str, Any] = {"blank_images": blank_images}
     of = {"model": digest_of_folder(folder), "data": digest_of_items(validation)}
+    if candidates is None:
+        how |= asdict(decoding)
+    else:
+        how |= {"ranked_answers": len(candidates.texts), "compared_whole": candidates.first}
+        of["answers"] = digest_of_texts(candidates.texts)
     decides = of | how | {"max_input_tokens": data.max_input_tokens}
     decides |= {name: around[name] for name in ("amad", "torch", "transformers")}
     started = time.perf_counter()
@@ -211,7 +224,14 @@ def _evaluate(
             with state.main_process_first():
                 shards = Shards(place, decides | {"model": digest}, len(validation), size)
             generate = partial(
-                generate_batches, decoder, tokenizer, validation, collator, decoding, **reading
+                generate_batches,
+                decoder,
+                tokenizer,
+                validation,
+                collator,
+                decoding,
+                candidates=candidates,
+                **reading,
             )
             return shards, decode_shards(state, shards, generate, size, doing, wait)
 
@@ -261,6 +281,17 @@ def _evaluate(
             if teacher is not None:
                 teacher_shards.remove()
     return task, document
+
+
+def _candidates(task: "GeneratingTask", data: "RecipeData", collator: Any) -> "Candidates | None":
+    """The answers to rank; None where answers are generated."""
+    from amad.evaluation.evaluate import Candidates
+
+    ranking = getattr(data, "ranking", None)
+    if ranking is None:
+        return None
+    answers = task.answer_list(ranking.answers)  # type: ignore[attr-defined]
+    return Candidates(answers, collator.labels(answers), ranking.first)
 
 
 def _validation(run: "Recipe", task: "GeneratingTask") -> "TaskDataset":

@@ -277,6 +277,19 @@ def read_blip(
     return keep_questions(examples, path, problems)
 
 
+def read_answer_list(path: Path) -> list[str]:
+    """Answers to choose from, such as BLIP's ``answer_list.json``: a JSON list of texts, plain or .gz.
+
+    Raises:
+        DataError: if the file is missing, or anything but a list of different texts.
+    """
+    found = read_json(path)
+    if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
+        raise DataError(f"{path}: a list of answers is a JSON list of strings, at least one. Mend the file.")
+    refuse_duplicates(found, "answer", path)
+    return found
+
+
 def _annotations(
     path: Path, questions: Path, asked: Mapping[int | str, Mapping[str, Any]]
 ) -> dict[int | str, Mapping[str, Any]]:

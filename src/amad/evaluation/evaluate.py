@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,10 +33,27 @@ class Decoding:
     Attributes:
         max_length: Most decoder tokens, the start token among them, as ``generate`` counts them.
         num_beams: Beams; 1 is greedy.
+        min_length: Fewest decoder tokens, likewise.
     """
 
     max_length: int
     num_beams: int = 1
+    min_length: int = 0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Answers to choose from, for a BLIP, which then generates none.
+
+    Attributes:
+        texts: The answers.
+        labels: Their tokens, as the collator makes labels.
+        first: How many, of the most likely first token, are compared whole.
+    """
+
+    texts: Sequence[str]
+    labels: Int[Tensor, "candidate token"]
+    first: int = 128
 
 
 def generate_texts(
@@ -46,6 +64,7 @@ def generate_texts(
     decoding: Decoding,
     *,
     batch_size: int = 100,
+    candidates: Candidates | None = None,
     blank_images: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
@@ -58,6 +77,7 @@ def generate_texts(
         collator: Makes batches.
         decoding: How.
         batch_size: Items per batch; padding changes no text.
+        candidates: Say the most likely of these instead.
         blank_images: Show the model no image: see :func:`blanked`.
         on_progress: Called with items done and in all.
 
@@ -67,7 +87,14 @@ def generate_texts(
     batches = in_batches(range(len(dataset)), batch_size)
     texts: list[str] = []
     for said in generate_batches(
-        model, tokenizer, dataset, collator, decoding, batches, blank_images=blank_images
+        model,
+        tokenizer,
+        dataset,
+        collator,
+        decoding,
+        batches,
+        candidates=candidates,
+        blank_images=blank_images,
     ):
         texts += said
         if on_progress is not None:
@@ -83,6 +110,7 @@ def generate_batches(
     decoding: Decoding,
     batches: Sequence[list[int]],
     *,
+    candidates: Candidates | None = None,
     blank_images: bool = False,
     workers: int = 0,
 ) -> Iterator[list[str]]:
@@ -95,6 +123,7 @@ def generate_batches(
         collator: Makes batches.
         decoding: How.
         batches: Numbers of the items of each batch.
+        candidates: Say the most likely of these instead.
         blank_images: Show the model no image.
         workers: Processes that read items ahead; 0: none, each batch is read when it is needed.
     """
@@ -109,21 +138,29 @@ def generate_batches(
     model.eval()
     try:
         for batch in loader:
-            yield _generate(model, tokenizer, batch, decoding)
+            yield _say(model, tokenizer, batch, decoding, candidates)
     finally:
         model.train(was_training)
 
 
 @torch.inference_mode()
-def _generate(
+def _say(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch: Mapping[str, Tensor],
     decoding: Decoding,
+    candidates: Candidates | None,
 ) -> list[str]:
     inputs = {name: value.to(model.device) for name, value in batch.items() if name not in _TARGETS}
+    if candidates is not None:
+        chosen = model.rank(**inputs, candidates=candidates.labels.to(model.device), n_first=candidates.first)
+        return [candidates.texts[row] for row in chosen.tolist()]
     tokens = model.generate(
-        **inputs, max_length=decoding.max_length, num_beams=decoding.num_beams, do_sample=False
+        **inputs,
+        max_length=decoding.max_length,
+        num_beams=decoding.num_beams,
+        min_length=decoding.min_length,
+        do_sample=False,
     )
     return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))
 

@@ -195,3 +195,8 @@ def digest_of_items(dataset: Any) -> str:
     for path in [] if regions is None else regions.paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """A digest of texts in their order."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]

@@ -82,7 +82,10 @@ def head_importance(
                 f"one by one. Leave its stack out."
             )
     task = task or TaskLoss()
-    targets = [Targets(batch["labels"], batch.get("label_weights")) for batch in kept]
+    targets = [
+        Targets(batch["labels"], batch.get("label_weights"), row_counts=batch.get("answer_counts"))
+        for batch in kept
+    ]
     tokens = max(float(Counts.of(*targets, shift_labels=task.shift_labels).tokens), 1.0)
     measure = _by_ablation if estimate == "ablation" else _by_gradient
     with _frozen(model):
@@ -133,9 +136,11 @@ def _by_gradient(
     slopes = {site.key: torch.zeros(site.n_heads) for site in sites}
     whole = 0.0
     for done, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
-        n_samples, device = len(target.labels), target.labels.device
         gates = {
-            site.key: torch.ones(n_samples, site.n_heads, device=device, requires_grad=True) for site in sites
+            site.key: torch.ones(
+                _n_rows(site, target), site.n_heads, device=target.labels.device, requires_grad=True
+            )
+            for site in sites
         }
         with torch.enable_grad(), gated(by_key, gates):
             total = _loss(model, batch, target, task)
@@ -148,6 +153,11 @@ def _by_gradient(
         if on_progress is not None:
             on_progress(done, len(batches))
     return slopes, whole
+
+
+def _n_rows(site: Site, targets: Targets) -> int:
+    """Rows of a site's batch: a decoder has one per row of labels, what it looks at one per sample."""
+    return len(targets.labels) if site.key.stack.startswith("decoder") else targets.n_samples
 
 
 def _loss(model: nn.Module, batch: Batch, targets: Targets, task: TaskLoss) -> Tensor:

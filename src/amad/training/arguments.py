@@ -12,7 +12,7 @@ from amad.recipe import nearest_key
 
 @dataclass
 class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
-    """``Seq2SeqTrainingArguments`` with other defaults and two switches of ours.
+    """``Seq2SeqTrainingArguments`` with other defaults and a few arguments of ours.
 
     Attributes:
         remove_unused_columns: False: columns that only the collator or the teacher reads must survive.
@@ -20,6 +20,7 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
         report_to: "none": runs keep their own records; name a tracker to use it as well.
         check_capture: Before the first step, compare the attention recorded at every paired site with what the
             model computed, and refuse to train on a wrong record.
+        generation_min_length: Fewest decoder tokens of what is decoded while evaluating, as ``generate`` counts them.
         log_alignment: Log entropy, largest weight, coverage and collapse of the alignment with the losses.
     """
 
@@ -29,6 +30,9 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
     predict_with_generate: bool = field(default=True, metadata={"help": "Decode while evaluating."})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers to report to."})
     check_capture: bool = field(default=True, metadata={"help": "Verify recorded attention before training."})
+    generation_min_length: int | None = field(
+        default=None, metadata={"help": "Fewest tokens decoded in evaluation."}
+    )
     log_alignment: bool = field(default=True, metadata={"help": "Log who teaches whom, and how sharply."})
 
 

@@ -1,14 +1,17 @@
 """What sets the tasks apart: their data, the score of what was generated, and its official result file."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from amad.data.augmentation import CropAndFlip
 from amad.data.captions import CaptionDataset
+from amad.data.paths import inside
 from amad.data.translation import TranslationDataset, translation_prompt
 from amad.data.vqa import VqaDataset
+from amad.data.vqa_files import read_answer_list
 from amad.data.waiting import Wait, unseen
 from amad.metrics import captions as caption_metrics
 from amad.metrics import translation as translation_metrics
@@ -75,6 +78,22 @@ class VqaTask(GeneratingTask):
         """Questions with their best answer."""
         found = self.splits.validation
         return None if found is None else VqaDataset(found, training=False, **self._seen)
+
+    def answer_list(self, name: str | None) -> list[str]:
+        """The answers of a JSON list below the root; of the training set, the best scored first, when None.
+
+        Answers of the training set are in their official, normalised form.
+
+        Raises:
+            DataError: if the file is missing or no list of texts, or the training set cannot be read.
+        """
+        if name is not None:
+            return read_answer_list(inside(self.splits.root, name, "data.ranking.answers"))
+        found: Counter[str] = Counter()
+        for example in self.splits.train:
+            for answer, score in example.scores.items():
+                found[answer] += score  # type: ignore[assignment]
+        return sorted(found, key=lambda answer: (-found[answer], answer))
 
     @property
     def is_scored(self) -> bool:

@@ -326,6 +326,13 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ evaluation
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As ``Seq2SeqTrainer``, with ``generation_min_length``."""
+        if self.args.generation_min_length:
+            kwargs.setdefault("min_length", self.args.generation_min_length)
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
     def evaluation_loop(
         self,
         dataloader: DataLoader[Any],

@@ -18,15 +18,19 @@ _AT_LEAST_ONE = (
 
 
 def decoding_values(recipe: Recipe) -> dict[str, int]:
-    """``generation_max_length`` and ``generation_num_beams`` of the recipe's ``training`` section.
+    """``generation_max_length``, ``generation_num_beams`` and ``generation_min_length`` of the recipe's ``training``.
 
-    Where it does not say, texts are as long as ``data.max_target_tokens`` lets targets be, after the start token,
-    and decoding is greedy, whatever a checkpoint's own generation_config.json says.
+    Where it does not say, texts are as long as ``data.max_target_tokens`` lets targets be, after the start token, and
+    may end at once, and decoding is greedy, whatever a checkpoint's own generation_config.json says.
 
     Raises:
         RecipeError: if a value is no number, or leaves no room for a text.
     """
-    values = {"generation_max_length": recipe.data.max_target_tokens + 1, "generation_num_beams": 1}
+    values = {
+        "generation_max_length": recipe.data.max_target_tokens + 1,
+        "generation_num_beams": 1,
+        "generation_min_length": 0,
+    }
     for key in values:
         given = _checked(key, recipe.training.get(key))
         values[key] = values[key] if given is None else given
@@ -34,6 +38,11 @@ def decoding_values(recipe: Recipe) -> dict[str, int]:
         raise RecipeError(
             f"training.generation_max_length must be at least 2 and is {values['generation_max_length']}: the start "
             "token counts. Give a larger number."
+        )
+    if not 0 <= values["generation_min_length"] <= values["generation_max_length"]:
+        raise RecipeError(
+            f"training.generation_min_length must be from 0 to generation_max_length, "
+            f"{values['generation_max_length']}, and is {values['generation_min_length']}. Give another number."
         )
     return values
 
