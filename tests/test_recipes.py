@@ -30,10 +30,31 @@ SHORT = {
 # A teacher with the heads and the inputs of the real one.
 TINY = {"d_model": 24, "d_kv": 2, "d_ff": 48, "num_heads": 12, "num_layers": 2, "num_decoder_layers": 2}
 VLT5 = {"checkpoint": {"model_type": "vlt5", **TINY}, "student": ("student.width=16",)}
+TINY_BLIP = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 2,
+}
+BLIP = {
+    "checkpoint": {
+        "model_type": "blip",
+        "vision_config": {**TINY_BLIP, "image_size": 32, "patch_size": 16},
+        "text_config": {**TINY_BLIP, "max_position_embeddings": 64},
+    },
+    # The checkpoint reads smaller images: that they are made larger is tried too.
+    "teacher": ("model.image_size=48",),
+    # While training answers are generated.
+    "as_trained": ("data.ranking=null",),
+}
 FAMILIES = {
+    "blip-coco-captions": BLIP | {"as_trained": ()},
+    "blip-vqa-v2": BLIP,
     "coco-vqa": {},
     "easy-vqa": {},
+    "easy-vqa-blip": {},
     "flickr8k-captions": {},
+    "flickr8k-captions-blip": {},
     "multi30k-en-de": {},
     "vlt5-coco-captions": VLT5,
     "vlt5-multi30k-en-de": VLT5,
@@ -83,11 +104,11 @@ def test_a_teacher_and_its_student_are_trained_and_evaluated(family, scenes, tmp
             }
         )
         parts = RunParts(start, with_teacher=False)
-        save_checkpoint(parts.model, parts.tokenizer, None, recipe.model.path)
+        save_checkpoint(parts.model, parts.tokenizer, parts.image_transform, recipe.model.path)
 
-    teacher = amad("train", taught, *common)
+    teacher = amad("train", taught, *common, *changes.get("teacher", ()))
     student = amad("distill", distilled, *common, *changes.get("student", ()))
-    told = amad("evaluate", distilled, *common)
+    told = amad("evaluate", distilled, *common, *changes.get("as_trained", ()))
     assert student["parameters"] < teacher["parameters"]
     main = {"vqa": "accuracy", "captions": "CIDEr", "translation": "BLEU"}[recipe.task]
     for result in (teacher, student):
@@ -98,6 +119,11 @@ def test_a_teacher_and_its_student_are_trained_and_evaluated(family, scenes, tmp
         recipe.training.get("generation_num_beams", 1),
     )
     assert Path(told["results"]).parent == Path(f"runs/{family}-amad")
+    if getattr(recipe.data, "ranking", None) is not None:
+        ranked = amad("evaluate", distilled, *common)
+        answers = json.loads(Path("data", recipe.data.ranking.answers).read_text())
+        assert (ranked["ranked_answers"], ranked["compared_whole"]) == (len(answers), 128)
+        assert {row["answer"] for row in json.loads(Path(ranked["results"]).read_text())} <= set(answers)
 
 
 def amad(*arguments):
@@ -145,6 +171,8 @@ def questions(data, split, scenes, root):
         grow(root / files.questions, asked, "questions")
         grow(root / files.annotations, answered, "annotations")
         ids = {row["image_id"]: row["image_id"] for row in asked["questions"]}
+    elif files.format == "blip":
+        return blip_questions(data, files, split, asked["questions"], answered["annotations"], root)
     else:
         ids = {row["image_id"]: f"COCO_{split}2014_{row['image_id']:012d}" for row in asked["questions"]}
         rows = [
@@ -161,14 +189,46 @@ def questions(data, split, scenes, root):
     return {f"{folder}/{name.format(image_id=own)}": (split, image_id) for image_id, own in ids.items()}
 
 
+def blip_questions(data, files, split, asked, answered, root):
+    """Questions of one split in BLIP's form, the list of answers, and Visual Genome's of the same images."""
+    names = {row["image_id"]: f"{split}2014/COCO_{split}2014_{row['image_id']:012d}.jpg" for row in asked}
+    rows = [
+        {
+            "dataset": "vqa",
+            "image": names[question["image_id"]],
+            "question": question["question"],
+            "question_id": question["question_id"],
+            "answer": [answer["multiple_choice_answer"]] * 7 + ["maybe"] * 3,
+        }
+        for question, answer in zip(asked, answered, strict=True)
+    ]
+    write(root / files.questions, json.dumps(rows))
+    seen = {f"{files.images[0]}/{name}": (split, image_id) for image_id, name in names.items()}
+    if split == "train":
+        write(root / data.ranking.answers, json.dumps(sorted({row["answer"][0] for row in rows})))
+        genome = next(one for one in data.also_train if "vg" in one.questions)
+        for row, question in zip(rows, asked, strict=True):
+            row |= {"dataset": "vg", "image": f"image/{question['image_id']}.jpg", "answer": row["answer"][0]}
+            seen[f"{genome.images[0]}/{row['image']}"] = (split, question["image_id"])
+        write(root / genome.questions, json.dumps(rows))
+    return seen
+
+
 def captions(data, split, scenes, root):
-    """Captions of one split; both are in one file."""
+    """Captions of one split; both are in one file, but for BLIP's."""
     document = json.loads((scenes / f"captions_{split}.json").read_text())
     files = data.train if split == "train" else data.validation
     if files.format == "coco":
         for image in document["images"]:
             image["split"] = files.split
         grow(root / files.captions, document, "images", "annotations")
+    elif files.format == "blip":
+        names = {image["id"]: f"{split}2014/{image['file_name']}" for image in document["images"]}
+        rows = [
+            {"image": names[row["image_id"]], "caption": row["caption"]} for row in document["annotations"]
+        ]
+        write(root / files.captions, json.dumps(rows))
+        return {f"{files.images}/{name}": (split, image_id) for image_id, name in names.items()}
     else:
         said = {image["id"]: [] for image in document["images"]}
         for row in document["annotations"]:
