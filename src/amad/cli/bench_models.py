@@ -158,9 +158,9 @@ def _short_names(checkpoints: Sequence[str]) -> list[str]:
 
 def _recipe_inputs(run: Any, named: Mapping[str, str], n: int) -> dict[str, Any]:
     """The first validation examples of a recipe, as each checkpoint's own tokenizer and image processor read them."""
-    from amad.data.collate import Seq2SeqCollator
     from amad.data.images import load_image_transform
-    from amad.models.load import load_tokenizer
+    from amad.models.load import load_empty_model, load_tokenizer
+    from amad.training.models import new_collator
     from amad.training.tasks import load_task
 
     inputs = {}
@@ -168,9 +168,7 @@ def _recipe_inputs(run: Any, named: Mapping[str, str], n: int) -> dict[str, Any]
         transform = load_image_transform(folder) if run.data.regions is None else None
         task = load_task(run.data, run.seed, None if transform is None else transform.resize)
         dataset = task.train if task.validation is None else task.validation
-        collator = Seq2SeqCollator(
-            load_tokenizer(folder), transform, run.data.max_input_tokens, run.data.max_target_tokens
-        )
+        collator = new_collator(load_empty_model(folder), load_tokenizer(folder), transform, run.data)
         batch = collator([dataset[index] for index in range(min(n, len(dataset)))])
         inputs[name] = {key: value.numpy() for key, value in batch.items()}
     return inputs
