@@ -277,4 +277,4 @@ def test_the_data_of_each_task_reads_back_as_stored(task):
 def test_every_recipe_that_ships_is_valid_and_validates(path):
     recipe = load_recipe(path)
     assert recipe.data.validates
-    assert recipe.training["generation_max_length"] > 1
+    assert recipe.task == "pretraining" or recipe.training["generation_max_length"] > 1
