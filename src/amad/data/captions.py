@@ -36,7 +36,7 @@ class CaptionDataset(Dataset[dict[str, Any]]):
         examples: What ``read_coco_captions``, ``read_karpathy`` or ``read_blip_captions`` gave.
         training: One item per caption.
         prompt: The text of every item.
-        regions: Give region features instead of pixels; see ``with_regions``.
+        regions: Give region features instead of pixels; see ``Regions``.
         cache_bytes: Bytes of decoded images to keep in memory.
         prepare: Makes the array of an image before it is kept; see ``ImageCache``.
         augment: Gives another view of each item's image in each epoch while training; ``prepare`` is then not done.
@@ -55,7 +55,7 @@ class CaptionDataset(Dataset[dict[str, Any]]):
         prepare: Callable[[Image.Image], Pixels] | None = None,
         augment: CropAndFlip | None = None,
     ) -> None:
-        self.examples = list(examples)
+        self.examples = examples
         self.training = training
         self.prompt = prompt
         self.regions = regions

@@ -2,14 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 from amad.data.images import decoded
-from amad.data.problems import PicturedExample, Problems
 from amad.data.waiting import Wait, unseen
 from amad.errors import DataError
 
@@ -43,35 +42,6 @@ def broken_images(paths: Iterable[Path], wait: Wait = unseen) -> dict[Path, str]
                     broken[path] = problem
             advance(start + len(portion), len(files))
     return broken
-
-
-def keep_whole(
-    examples: Sequence[PicturedExample], source: Path, problems: Problems, wait: Wait = unseen
-) -> list[PicturedExample]:
-    """The examples whose image can be decoded, or that have none.
-
-    Args:
-        examples: What was read from ``source``.
-        source: The file that names the images.
-        problems: What to do about an image that cannot be decoded.
-        wait: Shows how far it is.
-
-    Raises:
-        DataError: naming the first broken image, under ``raise``; if no example is left, always.
-    """
-    broken = broken_images((one.image for one in examples if one.image is not None), wait)
-    kept = []
-    for example in examples:
-        with problems.at(source, example.entry):
-            if example.image in broken:
-                raise DataError(f"{broken[example.image]} Needed by {source}, {example.entry}.")
-            kept.append(example)
-    if examples and not kept:
-        raise DataError(
-            f"{source}: none of its {len(examples)} examples has an image that can be decoded. "
-            "Fetch the images again."
-        )
-    return kept
 
 
 def _problem(path: Path) -> str | None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from amad.data.problems import Pictured, PicturedExample, Problems
+from amad.data.problems import Pictured
 from amad.data.region_files import H5Regions, TsvRegions
 from amad.data.waiting import Wait, unseen
 from amad.errors import DataError
@@ -128,52 +128,31 @@ class Regions:
         )
 
 
-def with_regions(
-    examples: Sequence[PicturedExample],
-    regions: Regions,
-    source: Path,
-    problems: Problems,
-    wait: Wait = unseen,
-) -> list[PicturedExample]:
-    """The examples that ``regions`` has good entries of, found before any training.
-
-    Where bad examples are left out, every feature and box is read; otherwise only their number and size, and
-    one that is not finite or leaves the image is found when it is needed.
+def lacking_regions(
+    names: Sequence[str], regions: Regions, whole: bool, wait: Wait = unseen
+) -> dict[str, str]:
+    """What is wrong with the region features of each image that has no good ones, found before any training.
 
     Args:
-        examples: What was read from ``source``.
+        names: File names of the images.
         regions: The region features.
-        source: The file that names the images.
-        problems: What to do about an image without good features.
+        whole: Read every feature and box. Otherwise only their number and size are looked at, the first image
+            without good ones ends the search, and a number that is not finite or a box that leaves the image is
+            found when it is needed.
         wait: Shows how far it is.
-
-    Raises:
-        DataError: at the first that it has not, unless ``problems`` skips; if none is left, always.
     """
-    look = regions.__getitem__ if problems.skips else regions.check
-    stems = list(dict.fromkeys(example.stem for example in examples))
+    look = regions.__getitem__ if whole else regions.check
     wrong: dict[str, str] = {}
-    with wait("reading region features", len(stems)) as advance:
-        for done, stem in enumerate(stems, start=1):
+    with wait("reading region features", len(names)) as advance:
+        for done, name in enumerate(names, start=1):
             try:
-                look(stem)
+                look(PurePosixPath(name).stem)
             except DataError as error:
-                wrong[stem] = str(error)
-                if not problems.skips:
+                wrong[name] = str(error)
+                if not whole:
                     break
-            advance(done, len(stems))
-    kept = []
-    for example in examples:
-        with problems.at(source, example.entry):
-            if example.stem in wrong:
-                raise DataError(f"{wrong[example.stem]} Needed by {source}, {example.entry}.")
-            kept.append(example)
-    if examples and not kept:
-        raise DataError(
-            f"{', '.join(map(str, regions.paths))}: none of {len(examples)} examples has region features. "
-            "Check that the file belongs to the split."
-        )
-    return kept
+            advance(done, len(names))
+    return wrong
 
 
 def visual_inputs(

@@ -41,7 +41,7 @@ class TranslationDataset(Dataset[dict[str, Any]]):
     Args:
         examples: What ``read_multi30k`` gave.
         prompt: The text; ``{source}`` is replaced.
-        regions: Give region features instead of pixels; see ``with_regions``.
+        regions: Give region features instead of pixels; see ``Regions``.
         cache_bytes: Bytes of decoded images to keep in memory.
         prepare: Makes the array of an image before it is kept; see ``ImageCache``.
 
@@ -63,7 +63,7 @@ class TranslationDataset(Dataset[dict[str, Any]]):
             )
         if "{source}" not in prompt:
             raise DataError(f"the prompt must contain {{source}}, the sentence to translate: {prompt!r}.")
-        self.examples = list(examples)
+        self.examples = examples
         self.prompt = prompt
         self.regions = regions
         self.images = ImageCache(cache_bytes, prepare)

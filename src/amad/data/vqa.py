@@ -120,7 +120,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
         training: Sample targets.
         prompt: The text; ``{question}`` is replaced.
         seed: Of the sampling.
-        regions: Give region features instead of pixels; see ``with_regions``.
+        regions: Give region features instead of pixels; see ``Regions``.
         cache_bytes: Bytes of decoded images to keep in memory.
         prepare: Makes the array of an image before it is kept; see ``ImageCache``.
         every_answer: Give all answers while training.
@@ -143,7 +143,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
             raise DataError(
                 "a data set needs at least one question and has none. Check the files and the split."
             )
-        self.examples = list(examples)
+        self.examples = examples
         self.training = training
         self.prompt = prompt
         self.seed = seed

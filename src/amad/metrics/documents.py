@@ -87,13 +87,15 @@ def field(row: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], whe
         DataError: naming ``where``, the key, and what stands there instead.
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if name in row:
+        value = row[name]
+        if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
+            return value
+    # Only here: this is called a million times for a large file.
     expected = " or ".join(_NAMES.get(kind, f"a {kind.__name__}") for kind in kinds)
     if name not in row:
         raise DataError(f"{where}: has no {name!r}, which must be {expected}. It has {sorted(row)}.")
-    value = row[name]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise DataError(f"{where}: {name!r} must be {expected} but is {_kind(value)}. Mend the file.")
-    return value
+    raise DataError(f"{where}: {name!r} must be {expected} but is {_kind(row[name])}. Mend the file.")
 
 
 def index_by(rows: list[Mapping[str, Any]], key: str, source: Path) -> dict[int | str, Mapping[str, Any]]:

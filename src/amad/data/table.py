@@ -1,0 +1,212 @@
+"""Examples in memory-mapped files: read and checked once, then shared by all processes that train on them."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, overload
+
+import datasets
+import numpy as np
+
+from amad.data.paths import ImageFolders
+from amad.data.problems import BadExample, Problems
+from amad.data.rows import Example, RowForm
+from amad.data.waiting import Wait, unseen
+from amad.errors import DataError
+
+STORED = 1
+"""Raised when rows of the same files would be stored otherwise."""
+
+_PORTION = 1000
+_BAD = "bad_examples.jsonl"
+
+
+class Table(Sequence[Example]):
+    """Examples of one source, each made when it is asked for.
+
+    Args:
+        rows: The rows, memory-mapped.
+        form: What the rows are.
+        source: The data file that the examples stand in.
+        folders: Where their images are; no folder for none.
+    """
+
+    def __init__(
+        self, rows: datasets.Dataset, form: RowForm[Example], source: Path, folders: ImageFolders
+    ) -> None:
+        self._rows = rows
+        self._form = form
+        self.source = source
+        self.folders = folders
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Table[Example]": ...
+
+    def __getitem__(self, index: int | slice) -> "Example | Table[Example]":
+        """An example, or a table of several."""
+        if isinstance(index, slice):
+            return self.select(range(*index.indices(len(self))))
+        return self._example(self._rows[index])
+
+    def __iter__(self) -> Iterator[Example]:
+        for portion in self._rows.iter(_PORTION):
+            for values in zip(*portion.values(), strict=True):
+                yield self._example(dict(zip(portion, values, strict=True)))
+
+    def select(self, indices: Sequence[int]) -> "Table[Example]":
+        """The examples of these numbers, in this order."""
+        return Table(self._rows.select(indices, keep_in_memory=True), self._form, self.source, self.folders)
+
+    def image_names(self) -> list[str]:
+        """The name of every image, once, in the order of the examples."""
+        return [name for name in dict.fromkeys(self._names()) if name is not None]
+
+    def without(self, wrong: Mapping[str, str], problems: Problems) -> "Table[Example]":
+        """The examples whose image has nothing wrong with it.
+
+        Args:
+            wrong: What is wrong with an image, by its name.
+            problems: What to do about examples of such images.
+
+        Raises:
+            DataError: naming the first such example, under ``raise``; if no example is left, always.
+        """
+        if not wrong:
+            return self
+        kept = []
+        for position, name in enumerate(self._names()):
+            if name not in wrong:
+                kept.append(position)
+                continue
+            entry = self[position].entry
+            with problems.at(self.source, entry):
+                raise DataError(
+                    f"{wrong[name]} Needed by {self.source}, {entry} ({len(wrong)} such images in all)."
+                )
+        if not kept:
+            raise DataError(
+                f"{self.source}: none of its {len(self)} examples has a good image (bad examples left out: "
+                f"{problems.n_bad}). Check the images."
+            )
+        return self.select(kept)
+
+    def _names(self) -> list[str | None]:
+        return list(self._rows["image_name"][:])
+
+    def _example(self, row: Mapping[str, Any]) -> Example:
+        name = row["image_name"]
+        image = None if name is None else self.folders.find(name, str(self.source))
+        return self._form.example(row, image)
+
+
+class Joined(Sequence[Example]):
+    """Several tables, one after another."""
+
+    def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
+        self.parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self.parts else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
+        """An example, or those of a slice."""
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        part = int(np.searchsorted(self._ends, position, side="right"))
+        return self.parts[part][position - (int(self._ends[part - 1]) if part else 0)]
+
+    def __iter__(self) -> Iterator[Example]:
+        for part in self.parts:
+            yield from part
+
+
+def stored_table(
+    form: RowForm[Example],
+    sources: Sequence[Path],
+    how: Sequence[Any],
+    read: Callable[[Problems], list[Example]],
+    folders: ImageFolders,
+    problems: Problems,
+    wait: Wait = unseen,
+) -> Table[Example]:
+    """The examples that ``read`` gives, from the store if the same files were read in the same way before.
+
+    The store is the folder ``amad`` in that of Hugging Face's data sets (``HF_DATASETS_CACHE``). What it holds is
+    found by the names and the contents of the files: a file that changed is read again, whatever its date.
+
+    Args:
+        form: What is read.
+        sources: The data files, the first of which the examples stand in.
+        how: Whatever else decides what is read of them.
+        read: Reads them; images are no business of its.
+        folders: Where the images are.
+        problems: What to do about bad examples.
+        wait: Shows that reading takes its time.
+
+    Raises:
+        DataError: if a file cannot be read or breaks a rule; if the store cannot be written.
+    """
+    try:
+        # What a file is called stands in the messages about it.
+        contents = [(str(path), _digest(path)) for path in sources]
+    except OSError:
+        # Its reader says it best.
+        read(Problems())
+        raise
+    key = json.dumps([STORED, sorted(form.features), contents, list(how)])
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "amad" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    if not folder.is_dir():
+        with wait(f"reading {sources[0].name}", 1) as advance:
+            fresh = Problems(problems.policy)
+            _store(folder, form, read(fresh), fresh)
+            advance(1, 1)
+    for line in (folder / _BAD).read_text(encoding="utf-8").splitlines():
+        bad = BadExample(**json.loads(line))
+        with problems.at(Path(bad.file), bad.entry):
+            raise DataError(bad.message)
+    return Table(datasets.load_from_disk(str(folder)), form, sources[0], folders)
+
+
+def _store(folder: Path, form: RowForm[Example], examples: list[Example], problems: Problems) -> None:
+    """Write under another name and rename, so that no process sees a part."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        try:
+            rows = [form.row(example) for example in examples]
+            datasets.Dataset.from_list(rows, features=form.features).save_to_disk(str(temporary))
+            problems.write(temporary / _BAD)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        # Another process may have been faster.
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
+                "HF_DATASETS_CACHE to a folder that you may write to."
+            ) from None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
