@@ -1,11 +1,16 @@
 """Shape checks in every signature, determinism, and where the real data lies."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+# What tests read is not kept among the user's data sets.
+_store = tempfile.TemporaryDirectory(prefix="amad-tests-")
+os.environ["HF_DATASETS_CACHE"] = _store.name
 
 from jaxtyping import install_import_hook
 

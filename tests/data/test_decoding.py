@@ -2,10 +2,7 @@ import pytest
 from PIL import Image
 
 from amad.data import decoding
-from amad.data.decoding import broken_images, keep_whole
-from amad.data.problems import Problems
-from amad.data.translation import TranslationExample
-from amad.errors import DataError
+from amad.data.decoding import broken_images
 
 
 @pytest.fixture
@@ -17,10 +14,6 @@ def images(tmp_path):
     paths[1].write_bytes(paths[1].read_bytes()[:200])
     paths[2].write_text("no image")
     return paths
-
-
-def examples_of(paths):
-    return [TranslationExample("A.", "B.", path, line) for line, path in enumerate(paths, 1)]
 
 
 def test_broken_images_are_named_with_what_is_wrong(images, monkeypatch):
@@ -53,15 +46,3 @@ def test_an_image_that_pillow_warns_of_is_broken_in_every_thread(tmp_path, monke
     for path in paths:
         Image.new("RGB", (12, 12)).save(path)
     assert list(broken_images(paths)) == paths
-
-
-def test_examples_with_a_broken_image_are_left_out_and_listed(images, tmp_path):
-    source = tmp_path / "images.txt"
-    problems = Problems("skip")
-    kept = keep_whole(examples_of([*images, None, images[1]]), source, problems)
-    assert [one.line for one in kept] == [1, 4, 5]
-    assert [(bad.file, bad.entry) for bad in problems] == [(str(source), f"line {i}") for i in (2, 3, 6)]
-    with pytest.raises(DataError, match=r"1\.png: not a whole image .* Needed by .*images\.txt, line 2\."):
-        keep_whole(examples_of(images), source, Problems())
-    with pytest.raises(DataError, match="none of its 2 examples has an image that can be decoded"):
-        keep_whole(examples_of(images[1:3]), source, Problems("skip"))

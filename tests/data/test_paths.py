@@ -137,8 +137,27 @@ def test_an_image_lies_in_the_first_folder_that_has_it(tmp_path):
         several.find("sub/4", "row 1")
     with pytest.raises(DataError, match=r"row 1: .* leaves the data folder"):
         several.find("../sub/1", "row 1")
-    with pytest.raises(DataError, match=r"none: the folder of images cannot be read .* row 1 needs an image"):
+    with pytest.raises(
+        DataError, match=r"none: the folder of images cannot be read .* row 1 names images in it"
+    ):
         ImageFolders([tmp_path / "none", *folders]).find("1", "row 1")
     # Whether an image is in the only folder is seen for all images at once.
     assert ImageFolders(folders[0]).find("4", "row 1") == folders[0] / "4"
     assert ImageFolders(None).find("4", "row 1") is None
+
+
+def test_images_that_are_not_there_are_told_of_by_name(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, name in zip(folders, "12", strict=True):
+        folder.mkdir()
+        (folder / name).write_text("")
+    for chosen, missing in ((folders[0], ["2", "3"]), (folders, ["3"]), (None, [])):
+        wrong = ImageFolders(chosen).missing(["1", "2", "3"], "list.txt")
+        assert list(wrong) == missing
+        assert all("no such image" in one or "no image 3 in" in one for one in wrong.values())
+    assert "leaves the data folder" in ImageFolders(folders[0]).missing(["../1"], "list.txt")["../1"]
+    for chosen in (tmp_path / "none", [*folders, tmp_path / "none"]):
+        with pytest.raises(DataError, match=r"none: .* cannot be read .* list.txt names images in it"):
+            ImageFolders(chosen).missing(["1"], "list.txt")
+    with pytest.raises(DataError, match=r"a/deep: .* cannot be read"):
+        ImageFolders(folders[0]).missing(["deep/1"], "list.txt")

@@ -1,5 +1,6 @@
 import base64
 import pickle
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,8 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from amad.data.captions import CaptionDataset, CaptionExample
 from amad.data.collate import Seq2SeqCollator
-from amad.data.problems import Problems
-from amad.data.regions import Regions, with_regions
+from amad.data.regions import Regions, lacking_regions
 from amad.data.tokens import train_tokenizer
 from amad.data.translation import TranslationDataset, TranslationExample
 from amad.data.vqa import VqaDataset, VqaExample
@@ -127,36 +127,36 @@ def examples_of(*names):
 def test_a_bad_image_is_found_before_training_or_left_out(tmp_path, write, name, bad, message):
     images = {"1": arrays(1), "3": arrays(3)} | ({"2": bad} if bad is not None else {})
     regions = Regions(write(tmp_path / name, images), n_features=N_FEATURES)
-    source = tmp_path / "captions.json"
-    with pytest.raises(DataError, match=rf"{name}.*(image 2|line 3).*") as caught:
-        with_regions(examples_of("1", "2", "3"), regions, source, Problems())
-    assert caught.match(message)
-    assert caught.match(r"Needed by .*captions\.json, image val2014/2\.jpg")
-    problems = Problems("skip")
-    examples = examples_of("1", "2", "3", "2")
-    assert [one.image_id for one in with_regions(examples, regions, source, problems)] == ["1", "3"]
-    assert [(one.file, one.entry) for one in problems] == [(str(source), "image val2014/2.jpg")] * 2
-    with pytest.raises(DataError, match="none of 1 examples has region features"):
-        with_regions(examples_of("2"), regions, source, Problems("skip"))
+    names = [f"val2014/{number}.jpg" for number in (1, 2, 3)]
+    for whole in (False, True):
+        wrong = lacking_regions(names, regions, whole)
+        assert list(wrong) == names[1:2]
+        assert re.search(rf"{name}.*(image 2|line 3|no features of image 2)", wrong[names[1]])
+        assert re.search(message, wrong[names[1]])
 
 
 @FORMS
-def test_where_bad_examples_are_left_out_every_number_is_read_before_training(tmp_path, write, name):
+def test_every_number_is_read_before_training_where_it_is_asked_for(tmp_path, write, name):
     features, boxes = arrays(2)
     features[3, 1] = np.nan
-    regions = Regions(write(tmp_path / name, {"1": arrays(1), "2": (features, boxes)}), n_features=N_FEATURES)
-    examples = examples_of("1", "2")
+    regions = Regions(
+        write(tmp_path / name, {"1": arrays(1), "2": (features, boxes), "3": arrays(3, 35)}),
+        n_features=N_FEATURES,
+    )
     seen = []
 
     @contextmanager
     def watch(description, total):
         yield lambda done, whole: seen.append((done, whole))
 
-    assert with_regions(examples, regions, tmp_path, Problems(), watch) == examples
-    problems = Problems("skip")
-    assert with_regions(examples, regions, tmp_path, problems, watch) == examples[:1]
-    assert "a feature or a box is not finite" in next(iter(problems)).message
-    assert seen == [(1, 2), (2, 2)] * 2
+    assert lacking_regions(["1.jpg", "2.jpg"], regions, False, watch) == {}
+    assert seen == [(1, 2), (2, 2)]
+    wrong = lacking_regions(["1.jpg", "2.jpg", "3.jpg", "4.jpg"], regions, True, watch)
+    assert list(wrong) == ["2.jpg", "3.jpg", "4.jpg"]
+    assert "a feature or a box is not finite" in wrong["2.jpg"]
+    assert seen[-1] == (4, 4)
+    # The first is enough to refuse.
+    assert list(lacking_regions(["1.jpg", "2.jpg", "3.jpg", "4.jpg"], regions, False)) == ["3.jpg"]
 
 
 def test_any_number_of_regions_may_be_allowed(tmp_path):

@@ -182,7 +182,7 @@ def test_the_limit_cuts_the_validation_set_alone(scenes):
         whole, limited = task_of(data.whole()), task_of(data)
         assert len(limited.validation) == 2 < len(whole.validation)
         assert len(limited.train) == len(whole.train)
-        assert limited.validation.examples == whole.validation.examples[:2]
+        assert list(limited.validation.examples) == list(whole.validation.examples)[:2]
 
 
 def test_captions_of_a_test_split_are_written_and_not_scored(scenes, tmp_path):

@@ -84,10 +84,10 @@ class CaptionDataset(Dataset[dict[str, Any]]):
         Raises:
             DataError: if its image or its region features cannot be read.
         """
-        example, _ = self._locate(index)
+        example, caption = self._locate(index)
         item: dict[str, Any] = {
             "text": self.prompt,
-            "target": self.target(index),
+            "target": example.captions[caption] if example.captions else "",
             "weight": float(bool(example.captions)),
             "index": index,
         } | visual_inputs(example, self.images.__getitem__, self.regions)

@@ -62,14 +62,35 @@ class ImageFolders:
             "file name template, or fetch the images."
         )
 
+    def missing(self, names: Iterable[str], where: str) -> dict[str, str]:
+        """What is wrong with each of these names: it leads elsewhere, or its image is not there.
+
+        Raises:
+            DataError: naming ``where``, if a folder cannot be read.
+        """
+        for folder in self.folders:
+            self._names(folder, where)
+        wrong = {}
+        for name in names:
+            try:
+                path = self.find(name, where)
+            except DataError as error:
+                wrong[name] = str(error)
+                continue
+            if path is not None and path.name not in self._names(path.parent, where):
+                wrong[name] = (
+                    f"{path}: no such image. Check the image folder and the file name template, or fetch the images."
+                )
+        return wrong
+
     def _names(self, folder: Path, where: str) -> set[str]:
         if folder not in self._listings:
             try:
                 self._listings[folder] = set(os.listdir(folder))
             except OSError as error:
                 raise DataError(
-                    f"{folder}: the folder of images cannot be read ({error.strerror}); {where} needs an image. "
-                    "Check the image folders."
+                    f"{folder}: the folder of images cannot be read ({error.strerror}); {where} names images in it. "
+                    "Check the image folder and the file name template."
                 ) from None
         return self._listings[folder]
 

@@ -12,7 +12,7 @@ from amad.data.captions import CaptionExample
 from amad.data.translation import TranslationExample
 from amad.data.vqa import VqaExample
 
-Example = TypeVar("Example", VqaExample, CaptionExample, TranslationExample)
+Example = TypeVar("Example", bound=VqaExample | CaptionExample | TranslationExample)
 
 _TEXT, _NUMBER = Value("string"), Value("float64")
 

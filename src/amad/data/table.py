@@ -5,8 +5,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, overload
+from typing import Any, overload
 
 import datasets
 import numpy as np
@@ -16,9 +17,6 @@ from amad.data.problems import BadExample, Problems
 from amad.data.rows import Example, RowForm
 from amad.data.waiting import Wait, unseen
 from amad.errors import DataError
-
-STORED = 1
-"""Raised when rows of the same files would be stored otherwise."""
 
 _PORTION = 1000
 _BAD = "bad_examples.jsonl"
@@ -84,14 +82,13 @@ class Table(Sequence[Example]):
             return self
         kept = []
         for position, name in enumerate(self._names()):
-            if name not in wrong:
+            if name is None or name not in wrong:
                 kept.append(position)
                 continue
             entry = self[position].entry
+            more = f" ({len(wrong) - 1} more such images)" if len(wrong) > 1 else ""
             with problems.at(self.source, entry):
-                raise DataError(
-                    f"{wrong[name]} Needed by {self.source}, {entry} ({len(wrong)} such images in all)."
-                )
+                raise DataError(f"{wrong[name]} Needed by {self.source}, {entry}{more}.")
         if not kept:
             raise DataError(
                 f"{self.source}: none of its {len(self)} examples has a good image (bad examples left out: "
@@ -151,7 +148,7 @@ def stored_table(
     """The examples that ``read`` gives, from the store if the same files were read in the same way before.
 
     The store is the folder ``amad`` in that of Hugging Face's data sets (``HF_DATASETS_CACHE``). What it holds is
-    found by the names and the contents of the files: a file that changed is read again, whatever its date.
+    found by the names and the contents of the files and by the code that reads them: what changed is read again.
 
     Args:
         form: What is read.
@@ -172,7 +169,7 @@ def stored_table(
         # Its reader says it best.
         read(Problems())
         raise
-    key = json.dumps([STORED, sorted(form.features), contents, list(how)])
+    key = json.dumps([_rules(), sorted(form.features), contents, list(how)])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "amad" / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not folder.is_dir():
         with wait(f"reading {sources[0].name}", 1) as advance:
@@ -205,6 +202,16 @@ def _store(folder: Path, form: RowForm[Example], examples: list[Example], proble
                 f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
                 "HF_DATASETS_CACHE to a folder that you may write to."
             ) from None
+
+
+@cache
+def _rules() -> str:
+    """A digest of the code that decides what is read of a file."""
+    package = Path(__file__).parents[1]
+    code = [
+        file.read_bytes() for room in ("data", "metrics") for file in sorted((package / room).glob("*.py"))
+    ]
+    return hashlib.sha256(b"".join(code)).hexdigest()
 
 
 def _digest(path: Path) -> str:

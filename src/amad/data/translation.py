@@ -79,7 +79,7 @@ class TranslationDataset(Dataset[dict[str, Any]]):
         """
         example = self.examples[index]
         return {
-            "text": self.text(index),
+            "text": self._ask(example),
             "target": example.target,
             "weight": 1.0,
             "index": index,
@@ -87,8 +87,15 @@ class TranslationDataset(Dataset[dict[str, Any]]):
 
     def text(self, index: int) -> str:
         """What the text encoder reads; needs no image."""
-        return self.prompt.replace("{source}", self.examples[index].source)
+        return self._ask(self.examples[index])
 
     def texts(self) -> list[str]:
         """Every text and every translation, to train a tokenizer on; reads no image."""
-        return [self.text(index) for index in range(len(self))] + [one.target for one in self.examples]
+        asked, said = [], []
+        for example in self.examples:
+            asked.append(self._ask(example))
+            said.append(example.target)
+        return asked + said
+
+    def _ask(self, example: TranslationExample) -> str:
+        return self.prompt.replace("{source}", example.source)

@@ -39,29 +39,28 @@ GIB = 1 << 30
 
 def holdout_by_image(
     examples: Sequence[VqaExample], share: float, seed: int = 0
-) -> tuple[list[VqaExample], list[VqaExample]]:
-    """The examples to train on and those to validate on, with no image in both.
+) -> tuple[list[int], list[int]]:
+    """The numbers of the examples to train on and of those to validate on, with no image in both.
 
     ``share`` of the images, rounded, at least one, is held out with all their questions; which ones depends
-    only on the set of images and the seed. Both lists keep their order.
+    only on the set of images and the seed. Both lists ascend.
 
     Raises:
         DataError: if ``share`` is not between 0 and 1, or there are fewer than two images.
     """
     if not 0 < share < 1:
         raise DataError(f"the share of images to hold out must be between 0 and 1 but is {share}. Try 0.1.")
-    images = sorted(
-        {example.image_id for example in examples}, key=lambda image: (isinstance(image, str), image)
-    )
-    if len(images) < 2:
-        raise DataError(f"holding images out needs two images or more and there are {len(images)}.")
-    n_held = min(max(1, round(share * len(images))), len(images) - 1)
-    order = sorted(range(len(images)), key=lambda position: uniform(seed, position))
-    held = {images[position] for position in order[:n_held]}
-    return (
-        [example for example in examples if example.image_id not in held],
-        [example for example in examples if example.image_id in held],
-    )
+    images = [example.image_id for example in examples]
+    distinct = sorted(set(images), key=lambda image: (isinstance(image, str), image))
+    if len(distinct) < 2:
+        raise DataError(f"holding images out needs two images or more and there are {len(distinct)}.")
+    n_held = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    order = sorted(range(len(distinct)), key=lambda position: uniform(seed, position))
+    held = {distinct[position] for position in order[:n_held]}
+    kept: tuple[list[int], list[int]] = ([], [])
+    for number, image in enumerate(images):
+        kept[image in held].append(number)
+    return kept
 
 
 class ImageCache:
@@ -167,7 +166,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
             DataError: if its image or its region features cannot be read.
         """
         example = self.examples[index]
-        item: dict[str, Any] = {"text": self.text(index), "index": index}
+        item: dict[str, Any] = {"text": self._ask(example), "index": index}
         if self.every_answer:
             shares = example.answer_shares or {"": 0.0}
             item |= {
@@ -175,7 +174,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
                 "weights": tuple(share * example.weight for share in shares.values()),
             }
         else:
-            target, weight = self._sample(index) if self.training else example.best_answer
+            target, weight = self._sample(example, index) if self.training else example.best_answer
             item |= {"target": target, "weight": weight * example.weight}
         item |= visual_inputs(example, self.images.__getitem__, self.regions)
         if self.augment is not None and "image" in item:
@@ -184,20 +183,22 @@ class VqaDataset(Dataset[dict[str, Any]]):
 
     def text(self, index: int) -> str:
         """What the text encoder reads; needs no image."""
-        return self.prompt.replace("{question}", self.examples[index].question)
+        return self._ask(self.examples[index])
 
     def texts(self) -> list[str]:
         """Every text and every answer that is learned, to train a tokenizer on; reads no image."""
-        asked = [self.text(index) for index in range(len(self))]
-        said = [
-            answer
-            for example in self.examples
-            for answer in (example.answer_shares if self.every_answer else example.scores)
-        ]
+        asked: list[str] = []
+        said: list[str] = []
+        for example in self.examples:
+            asked.append(self._ask(example))
+            said += example.answer_shares if self.every_answer else example.scores
         return asked + said
 
-    def _sample(self, index: int) -> tuple[str, float]:
-        scores = self.examples[index].scores
+    def _ask(self, example: VqaExample) -> str:
+        return self.prompt.replace("{question}", example.question)
+
+    def _sample(self, example: VqaExample, index: int) -> tuple[str, float]:
+        scores = example.scores
         if len(scores) == 1:
             return next(iter(scores.items()))
         left = uniform(self.seed, int(self._epoch), index) * sum(scores.values())
@@ -205,4 +206,4 @@ class VqaDataset(Dataset[dict[str, Any]]):
             left -= score
             if left < 0:
                 return answer, score
-        return self.examples[index].best_answer
+        return example.best_answer

@@ -1,5 +1,6 @@
 """Vision-language pre-training as a task of recipes."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -8,6 +9,7 @@ from amad.data.captions import CaptionDataset, CaptionExample
 from amad.data.paths import inside
 from amad.data.pretraining import MATCHED, MISMATCHED, PretrainingDataset
 from amad.data.pretraining_objects import GROUNDED, BoxNames, ObjectSource, RegionNames
+from amad.data.table import Joined
 from amad.data.vqa import VqaDataset, VqaExample
 from amad.data.waiting import Wait, unseen
 from amad.errors import DataError, RecipeError
@@ -22,7 +24,7 @@ class PretrainingSplits(Splits[PretrainingData, CaptionExample]):
     names = ("train", "validation", "train_questions", "validation_questions")
 
     @cached_property
-    def train(self) -> list[CaptionExample]:
+    def train(self) -> Sequence[CaptionExample]:
         """What to train on; see :class:`Splits`."""
         found = self._joined(self.data.train, "data.train")
         if not any(example.captions for example in found):
@@ -33,7 +35,7 @@ class PretrainingSplits(Splits[PretrainingData, CaptionExample]):
         return found
 
     @cached_property
-    def validation(self) -> list[CaptionExample] | None:
+    def validation(self) -> Sequence[CaptionExample] | None:
         """What to validate on; see :class:`Splits`."""
         files = self.data.validation
         if files is None:
@@ -41,7 +43,7 @@ class PretrainingSplits(Splits[PretrainingData, CaptionExample]):
         return self._joined(files, "data.validation")[: self.data.max_validation_examples]
 
     @cached_property
-    def train_questions(self) -> list[VqaExample] | None:
+    def train_questions(self) -> Sequence[VqaExample] | None:
         """Questions to train on; None without the task or a file.
 
         Raises:
@@ -50,7 +52,7 @@ class PretrainingSplits(Splits[PretrainingData, CaptionExample]):
         return self._asked(self.data.train, "data.train")
 
     @cached_property
-    def validation_questions(self) -> list[VqaExample] | None:
+    def validation_questions(self) -> Sequence[VqaExample] | None:
         """Questions to validate on; likewise, and at most as many as the recipe says.
 
         Raises:
@@ -79,23 +81,19 @@ class PretrainingSplits(Splits[PretrainingData, CaptionExample]):
         attributes = inside(self.root, data.region_names.attributes, "data.region_names.attributes")
         return RegionNames(self.regions, objects, attributes)
 
-    def _joined(self, files: PretrainingFiles, key: str) -> list[CaptionExample]:
+    def _joined(self, files: PretrainingFiles, key: str) -> Sequence[CaptionExample]:
         """The captioned images of all sets."""
-        return [
-            example
-            for number, one in enumerate(files.captions)
-            for example in self._captions(one, f"{key}.captions.{number}")
-        ]
+        return Joined(
+            [self._captions(one, f"{key}.captions.{number}") for number, one in enumerate(files.captions)]
+        )
 
-    def _asked(self, files: PretrainingFiles, key: str) -> list[VqaExample] | None:
+    def _asked(self, files: PretrainingFiles, key: str) -> Sequence[VqaExample] | None:
         """The questions of all sets."""
         if "question" not in self.data.drawn_tasks or not files.questions:
             return None
-        return [
-            example
-            for number, one in enumerate(files.questions)
-            for example in self._questions(one, f"{key}.questions.{number}")
-        ]
+        return Joined(
+            [self._questions(one, f"{key}.questions.{number}") for number, one in enumerate(files.questions)]
+        )
 
 
 class PretrainingTask(LearnedTask):
@@ -192,7 +190,7 @@ class PretrainingTask(LearnedTask):
             )
 
     def _dataset(
-        self, captions: list[CaptionExample], questions: list[VqaExample] | None, training: bool
+        self, captions: Sequence[CaptionExample], questions: Sequence[VqaExample] | None, training: bool
     ) -> PretrainingDataset:
         asked = None
         if questions is not None:

@@ -1,16 +1,18 @@
 """The examples of a recipe's splits, for each task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from amad.data.captions import CaptionExample, read_blip_captions, read_coco_captions, read_karpathy
-from amad.data.decoding import keep_whole
-from amad.data.paths import fill_template, inside
-from amad.data.problems import PicturedExample, Problems
-from amad.data.regions import Regions, with_regions
+from amad.data.decoding import broken_images
+from amad.data.paths import ImageFolders, fill_template, inside
+from amad.data.problems import Problems
+from amad.data.regions import Regions, lacking_regions
+from amad.data.rows import CAPTIONS, QUESTIONS, SENTENCES, RowForm
+from amad.data.table import Joined, Table, stored_table
 from amad.data.translation import TranslationExample, read_multi30k
 from amad.data.visual_genome import read_visual_genome
 from amad.data.vqa import (
@@ -27,7 +29,8 @@ from amad.errors import DataError
 from amad.recipe_data import CaptionData, CaptionFiles, DataSection, TranslationData, VqaData, VqaFiles
 
 Data = TypeVar("Data", bound=DataSection)
-Example = TypeVar("Example", VqaExample, CaptionExample, TranslationExample)
+Example = TypeVar("Example", bound=VqaExample | CaptionExample | TranslationExample)
+Kind = TypeVar("Kind", bound=VqaExample | CaptionExample | TranslationExample)
 
 
 class Splits(ABC, Generic[Data, Example]):
@@ -88,66 +91,93 @@ class Splits(ABC, Generic[Data, Example]):
         files = [inside(self.root, name, "data.regions.files") for name in given.files]
         return Regions(files, given.n_regions, given.n_features)
 
-    def _images(self, folder: str, key: str) -> Path | None:
-        """The folder of images; None where none is needed."""
-        return inside(self.root, folder, key) if self.data.regions is None else None
-
-    def _seen(self, examples: list[PicturedExample], source: Path) -> list[PicturedExample]:
-        """The examples of ``source`` that have region features; where bad ones are left out, whose image is whole."""
-        if self.regions is not None:
-            return with_regions(examples, self.regions, source, self.problems, self._wait)
-        if not self.problems.skips:
-            return examples
-        return keep_whole(examples, source, self.problems, self._wait)
-
-    def _questions(self, files: VqaFiles, key: str) -> list[VqaExample]:
+    def _questions(self, files: VqaFiles, key: str) -> Table[VqaExample]:
         """The questions that the recipe names under ``key``."""
         questions = inside(self.root, files.questions, f"{key}.questions")
-        images = None
-        if self.regions is None:
-            images = [inside(self.root, folder, f"{key}.images") for folder in files.images]
+        sources, name = [questions], files.image_name or "{image_id}.jpg"
         weight = 1.0 if files.weight is None else files.weight
         if files.format == "blip":
-            found = read_blip(questions, images, self.problems, files.weight)
+
+            def read(problems: Problems) -> list[VqaExample]:
+                return read_blip(questions, None, problems, files.weight)
+
         elif files.format == "visual-genome":
             weight = VISUAL_GENOME_WEIGHT if files.weight is None else files.weight
-            name = files.image_name or "{image_id}.jpg"
-            found = read_visual_genome(questions, images, name, self.problems, weight)
+
+            def read(problems: Problems) -> list[VqaExample]:
+                return read_visual_genome(questions, None, name, problems, weight)
+
         elif files.format == "vl-t5":
-            name = files.image_name or "{image_id}.jpg"
-            found = read_vlt5(questions, images, name, self.problems, weight)
+
+            def read(problems: Problems) -> list[VqaExample]:
+                return read_vlt5(questions, None, name, problems, weight)
+
         else:
+            name = files.image_name or OFFICIAL_IMAGE_NAME
             annotations = None
             if files.annotations is not None:
                 annotations = inside(self.root, files.annotations, f"{key}.annotations")
-            name = files.image_name or OFFICIAL_IMAGE_NAME
-            found = read_vqa_v2(questions, annotations, images, name, problems=self.problems, weight=weight)
-        return self._seen(found, questions)
+                sources.append(annotations)
 
-    def _captions(self, files: CaptionFiles, key: str) -> list[CaptionExample]:
+            def read(problems: Problems) -> list[VqaExample]:
+                return read_vqa_v2(questions, annotations, None, name, problems=problems, weight=weight)
+
+        how = [files.format, files.weight, name]
+        return self._good(QUESTIONS, sources, how, read, self._folders(files.images, f"{key}.images"))
+
+    def _captions(self, files: CaptionFiles, key: str) -> Table[CaptionExample]:
         """The images with captions that the recipe names under ``key``."""
         captions = inside(self.root, files.captions, f"{key}.captions")
-        images = self._images(files.images, f"{key}.images")
-        if files.format == "blip":
-            found = read_blip_captions(captions, images, problems=self.problems)
-        elif files.format == "karpathy":
-            found = read_karpathy(captions, files.split or "", images, self.problems)
+
+        def read(problems: Problems) -> list[CaptionExample]:
+            if files.format == "blip":
+                return read_blip_captions(captions, problems=problems)
+            if files.format == "karpathy":
+                return read_karpathy(captions, files.split or "", problems=problems)
+            return read_coco_captions(captions, None, files.split, problems)
+
+        how = [files.format, files.split]
+        return self._good(CAPTIONS, [captions], how, read, self._folders([files.images], f"{key}.images"))
+
+    def _folders(self, folders: list[str], key: str) -> ImageFolders:
+        """The folders of images; none where region features stand for them."""
+        return ImageFolders([inside(self.root, folder, key) for folder in folders if not self.data.regions])
+
+    def _good(
+        self,
+        form: RowForm[Kind],
+        sources: list[Path],
+        how: list[Any],
+        read: Callable[[Problems], list[Kind]],
+        folders: ImageFolders,
+    ) -> Table[Kind]:
+        """The examples of these files that have an image or region features; whole ones, where others are left out."""
+        table = stored_table(form, sources, how, read, folders, self.problems, self._wait)
+        names = table.image_names()
+        if self.regions is not None:
+            wrong = lacking_regions(names, self.regions, self.problems.skips, self._wait)
         else:
-            found = read_coco_captions(captions, images, files.split, self.problems)
-        return self._seen(found, captions)
+            wrong = folders.missing(names, str(sources[0]))
+            if self.problems.skips:
+                where = str(sources[0])
+                paths = {folders.find(name, where): name for name in names if name not in wrong}
+                broken = broken_images((path for path in paths if path is not None), self._wait)
+                wrong |= {paths[path]: problem for path, problem in broken.items()}
+        return table.without(wrong, self.problems)
 
 
 class VqaSplits(Splits[VqaData, VqaExample]):
     """Questions; see :class:`Splits`."""
 
     @property
-    def train(self) -> list[VqaExample]:
+    def train(self) -> Sequence[VqaExample]:
         """What to train on; see :class:`Splits`."""
         return self._parts[0]
 
     @cached_property
-    def validation(self) -> list[VqaExample] | None:
+    def validation(self) -> Sequence[VqaExample] | None:
         """What to validate on; see :class:`Splits`."""
+        found: Sequence[VqaExample]
         if self.data.validation is not None:
             found = self._questions(self.data.validation, "data.validation")
         elif self.data.holdout is not None:
@@ -157,25 +187,31 @@ class VqaSplits(Splits[VqaData, VqaExample]):
         return found[: self.data.max_validation_questions]
 
     @cached_property
-    def _parts(self) -> tuple[list[VqaExample], list[VqaExample]]:
+    def _parts(self) -> tuple[Sequence[VqaExample], Sequence[VqaExample]]:
         """The training files without what is held out, and that."""
-        found = self._questions(self.data.train, "data.train")
-        for position, files in enumerate(self.data.also_train):
-            found = found + self._questions(files, f"data.also_train.{position}")
+        first = self._questions(self.data.train, "data.train")
+        more = [
+            self._questions(files, f"data.also_train.{number}")
+            for number, files in enumerate(self.data.also_train)
+        ]
+        found = Joined([first, *more])
         if not any(example.scores for example in found):
             raise DataError(
                 f"data.train: none of the {len(found)} questions has an answer, so there is nothing to learn. "
                 "Give data.train.annotations, or a file that has answers."
             )
         holdout = self.data.holdout
-        return (found, []) if holdout is None else holdout_by_image(found, holdout.share, holdout.seed)
+        if holdout is None:
+            return found, []
+        trained, held = holdout_by_image(first, holdout.share, holdout.seed)
+        return first.select(trained), first.select(held)
 
 
 class CaptionSplits(Splits[CaptionData, CaptionExample]):
     """Images with captions; see :class:`Splits`."""
 
     @cached_property
-    def train(self) -> list[CaptionExample]:
+    def train(self) -> Sequence[CaptionExample]:
         """What to train on; see :class:`Splits`."""
         found = self._captions(self.data.train, "data.train")
         if not any(example.captions for example in found):
@@ -186,7 +222,7 @@ class CaptionSplits(Splits[CaptionData, CaptionExample]):
         return found
 
     @cached_property
-    def validation(self) -> list[CaptionExample] | None:
+    def validation(self) -> Sequence[CaptionExample] | None:
         """What to validate on; see :class:`Splits`."""
         if self.data.validation is None:
             return None
@@ -197,18 +233,18 @@ class TranslationSplits(Splits[TranslationData, TranslationExample]):
     """Sentences with their translation; see :class:`Splits`."""
 
     @cached_property
-    def train(self) -> list[TranslationExample]:
+    def train(self) -> Sequence[TranslationExample]:
         """What to train on; see :class:`Splits`."""
         return self._read(self.data.train)
 
     @cached_property
-    def validation(self) -> list[TranslationExample] | None:
+    def validation(self) -> Sequence[TranslationExample] | None:
         """What to validate on; see :class:`Splits`."""
         if self.data.validation is None:
             return None
         return self._read(self.data.validation)[: self.data.max_validation_examples]
 
-    def _read(self, split: str) -> list[TranslationExample]:
+    def _read(self, split: str) -> Table[TranslationExample]:
         data = self.data
         source, target = (self._sentences(split, language) for language in (data.source, data.target))
         if source == target:
@@ -218,8 +254,13 @@ class TranslationSplits(Splits[TranslationData, TranslationExample]):
             )
         key = "data.image_names"
         names = inside(self.root, fill_template(data.image_names, key, split=split), key)
-        images = self._images(data.images, "data.images")
-        return self._seen(read_multi30k(source, target, names, images, self.problems), names)
+        folders = self._folders([data.images], "data.images")
+
+        def read(problems: Problems) -> list[TranslationExample]:
+            return read_multi30k(source, target, names, problems=problems)
+
+        # The list of images is what names them, and so what a bad image is told of.
+        return self._good(SENTENCES, [names, source, target], [], read, folders)
 
     def _sentences(self, split: str, language: str) -> Path:
         key = "data.sentences"

@@ -1,0 +1,183 @@
+import json
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import datasets
+import pytest
+
+from amad.data import table as tables
+from amad.data.captions import read_blip_captions
+from amad.data.paths import ImageFolders
+from amad.data.problems import Problems
+from amad.data.rows import CAPTIONS
+from amad.data.table import Joined, Table, stored_table
+from amad.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "store")
+    return tmp_path / "store" / "amad"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Twelve captioned images, three of which are bad."""
+    rows = [{"image": f"{i}.jpg", "caption": [f"Caption {i}."]} for i in range(12)]
+    for i in (3, 7, 9):
+        rows[i]["caption"] = []
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    return tmp_path / "captions.json"
+
+
+def table_of(source, policy="skip", folders=None, how=(), seen=None):
+    problems = Problems(policy)
+
+    def read(fresh):
+        if seen is not None:
+            seen.append(1)
+        return read_blip_captions(source, problems=fresh)
+
+    found = stored_table(CAPTIONS, [source], how, read, ImageFolders(folders), problems)
+    return found, problems
+
+
+GOOD = [0, 1, 2, 4, 5, 6, 8, 10, 11]
+
+
+def test_a_table_is_the_sequence_that_was_read(source, tmp_path):
+    table, _ = table_of(source, folders=tmp_path)
+    read = read_blip_captions(source, problems=Problems("skip"))
+    assert len(table) == 9
+    assert [one.image_id for one in table] == GOOD
+    assert [table[i] for i in range(9)] == list(table)
+    assert table[-1] == list(table)[-1]
+    assert [one.image for one in table] == [tmp_path / f"{i}.jpg" for i in GOOD]
+    assert [(one.captions, one.image_name) for one in table] == [
+        (one.captions, one.image_name) for one in read
+    ]
+    assert [one.image_id for one in table[2:7:2]] == [2, 5, 8]
+    assert [one.image_id for one in table.select([5, 0])] == [6, 0]
+    assert table.select([5, 0]).image_names() == ["6.jpg", "0.jpg"]
+    with pytest.raises(IndexError):
+        table[9]
+
+
+def test_the_same_files_are_read_once(source):
+    seen = []
+    first, problems = table_of(source, seen=seen)
+    again, other = table_of(source, seen=seen)
+    assert seen == [1]
+    assert list(again) == list(first)
+    # What was bad is told each time.
+    assert list(other) == list(problems)
+    assert [bad.entry for bad in other] == ["item 3", "item 7", "item 9"]
+    table_of(source, how=("other",), seen=seen)
+    assert len(seen) == 2
+
+
+def test_files_that_changed_are_read_again_whatever_their_date(source, store):
+    table_of(source)
+    date = source.stat().st_mtime_ns
+    source.write_text(source.read_text().replace("Caption 4", "Caption 5"))
+    os.utime(source, ns=(date, date))
+    table, _ = table_of(source)
+    assert table[3].captions == ("Caption 5.",)
+    assert len(list(store.iterdir())) == 2
+
+
+def test_changed_code_reads_again(source, monkeypatch):
+    seen = []
+    table_of(source, seen=seen)
+    monkeypatch.setattr(tables, "_rules", lambda: "other")
+    table_of(source, seen=seen)
+    assert len(seen) == 2
+
+
+def test_what_was_left_out_once_is_refused_where_nothing_may_be(source, store):
+    table_of(source, "skip")
+    with pytest.raises(DataError, match=r"captions\.json, item 3: an image needs a caption .*=skip"):
+        table_of(source, "raise")
+
+
+def test_nothing_is_kept_of_what_is_refused(source, store):
+    with pytest.raises(DataError, match="item 3: an image needs a caption"):
+        table_of(source, "raise")
+    assert not store.exists() or not list(store.iterdir())
+
+
+def test_a_missing_file_is_refused_by_its_reader(tmp_path):
+    with pytest.raises(DataError, match=r"none\.json: no such file. Give the path of a JSON file"):
+        table_of(tmp_path / "none.json")
+
+
+def test_a_store_that_cannot_be_written_is_named(source, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    with pytest.raises(DataError, match="Set HF_DATASETS_CACHE to a folder that you may write to"):
+        table_of(source)
+
+
+def test_a_process_that_was_faster_is_believed(source, monkeypatch):
+    first, _ = table_of(source)
+    original = Path.is_dir
+    # Both found nothing when they looked.
+    answers = iter([False])
+    monkeypatch.setattr(
+        Path, "is_dir", lambda path: next(answers, None) or (original(path) if path.exists() else False)
+    )
+    again, _ = table_of(source)
+    assert list(again) == list(first)
+
+
+def test_examples_of_bad_images_are_refused_or_left_out(source):
+    table, _ = table_of(source)
+    wrong = {"4.jpg": "4.jpg: not a whole image.", "8.jpg": "8.jpg: no such image."}
+    assert table.without({}, Problems()) is table
+    with pytest.raises(
+        DataError, match=r"4\.jpg: not a whole image\. Needed by .*, image 4\.jpg \(1 more such images\)"
+    ):
+        table.without(wrong, Problems())
+    problems = Problems("skip")
+    kept = table.without(wrong, problems)
+    assert [one.image_id for one in kept] == [i for i in GOOD if i not in (4, 8)]
+    assert [(bad.file, bad.entry) for bad in problems] == [(str(source), f"image {i}.jpg") for i in (4, 8)]
+    with pytest.raises(DataError, match=r"captions\.json: none of its 9 examples has a good image"):
+        table.without(dict.fromkeys(table.image_names(), "bad."), Problems("skip"))
+
+
+def test_tables_are_joined(source):
+    table, _ = table_of(source)
+    joined = Joined([table[:2], table[5:5], table])
+    ids = [0, 1, *GOOD]
+    assert len(joined) == len(ids)
+    assert [one.image_id for one in joined] == ids == [joined[i].image_id for i in range(len(ids))]
+    assert joined[-1].image_id == ids[-1]
+    assert [one.image_id for one in joined[1:4]] == ids[1:4]
+    for index in (11, -12):
+        with pytest.raises(IndexError, match="of 11"):
+            joined[index]
+    assert len(Joined([])) == 0
+
+
+def _ids(table, answers):
+    answers.put([one.image_id for one in table])
+
+
+@pytest.mark.slow
+def test_a_spawned_process_reads_the_same_file(source):
+    table, _ = table_of(source)
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=_ids, args=(table, answers))
+    process.start()
+    assert answers.get() == GOOD
+    process.join()
+
+
+def test_a_table_is_pickled_by_the_place_of_its_file(source):
+    table, _ = table_of(source)
+    assert list(pickle.loads(pickle.dumps(table))) == list(table)
+    assert isinstance(table, Table)
