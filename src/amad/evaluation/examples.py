@@ -42,7 +42,8 @@ _ROUNDS = 9
 class Examples(Protocol):
     """A data set with its examples, each of which may have an image."""
 
-    examples: list[Any]
+    @property
+    def examples(self) -> Sequence[Any]: ...
 
     def __len__(self) -> int: ...
 
