@@ -43,7 +43,9 @@ class Examples(Protocol):
     """A data set with its examples, each of which may have an image."""
 
     @property
-    def examples(self) -> Sequence[Any]: ...
+    def examples(self) -> Sequence[Any]:
+        """What the items are made of."""
+        ...
 
     def __len__(self) -> int: ...
 
