@@ -97,8 +97,8 @@ class Calibration:
         sum_B n_B / n |mean outcome in B - mean confidence in B|
 
     Guo et al. 2017 (arXiv:1706.04599), section 2; a bin holds its upper edge, the first one zero too. Zero for
-    a model that is right as often as it says. Errors in both directions add up; ``overconfidence_percent`` tells
-    which one prevails.
+    a model that is right as often as it says, but for chance: the fewer predictions, the more of it. Gaps in both
+    directions add up; ``overconfidence_percent`` tells which one prevails.
 
     Args:
         n_bins: Bins from 0 to 1.
