@@ -112,8 +112,12 @@ class CaptionDataset(Dataset[dict[str, Any]]):
         """The prompt and every caption, to train a tokenizer on; reads no image."""
         return [self.prompt, *(caption for example in self.examples for caption in example.captions)]
 
-    def _locate(self, index: int) -> tuple[CaptionExample, int]:
+    def image_number(self, index: int) -> int:
+        """Where the example that an item is of stands among the examples."""
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
-        position = int(np.searchsorted(self._first, index, side="right")) - 1
+        return int(np.searchsorted(self._first, index, side="right")) - 1
+
+    def _locate(self, index: int) -> tuple[CaptionExample, int]:
+        position = self.image_number(index)
         return self.examples[position], index - int(self._first[position])

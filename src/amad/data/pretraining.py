@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from amad.data.captions import CaptionDataset
 from amad.data.pretraining_objects import GROUNDED, GroundedTask, ObjectSource
 from amad.data.pretraining_text import Draws, n_masked, span_prediction
+from amad.data.sampling import Epoch
 from amad.data.vqa import VqaDataset
 from amad.errors import DataError
 
@@ -88,16 +88,15 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         }
         self._items = [] if self.training else self._fixed_items()
         self._check()
-        # Shared, so that a loader's workers that outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = Epoch()
 
     def __len__(self) -> int:
         return len(self.captions) if self.training else len(self._items)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the items of this epoch from now on."""
-        self._epoch.fill_(epoch)
+        self._epoch.set(epoch)
+        self.captions.set_epoch(epoch)
         if self.questions is not None:
             self.questions.set_epoch(epoch)
 
