@@ -24,8 +24,8 @@ class VqaFiles(Section):
     """One split of a visual question answering set.
 
     Attributes:
-        format: ``vqa-v2`` (official questions and annotations), ``vl-t5`` or ``blip`` (one JSON list), or
-            ``visual-genome`` (official ``question_answers.json``).
+        format: ``vqa-v2`` (official questions and annotations), ``vl-t5``, ``blip`` or ``lxmert`` (one JSON list),
+            or ``visual-genome`` (official ``question_answers.json``).
         questions: The questions; for all but ``vqa-v2`` the one file there is.
         annotations: The answers; for ``vqa-v2`` alone, and absent for a test split.
         images: Folder of images, or several, the first of which that has an image gives it.
@@ -34,7 +34,7 @@ class VqaFiles(Section):
             of Visual Genome, which one person answered, as in BLIP, and 1 for all others.
     """
 
-    format: Literal["vqa-v2", "vl-t5", "blip", "visual-genome"] = "vqa-v2"
+    format: Literal["vqa-v2", "vl-t5", "blip", "lxmert", "visual-genome"] = "vqa-v2"
     questions: str
     annotations: str | None = None
     images: Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)] = ["images"]
@@ -47,6 +47,7 @@ class VqaFiles(Section):
             "vqa-v2": (),
             "vl-t5": ("annotations",),
             "blip": ("annotations", "image_name"),
+            "lxmert": ("annotations",),
             "visual-genome": ("annotations",),
         }
         for key in superfluous[self.format]:
@@ -171,14 +172,14 @@ class CaptionFiles(Section):
     """One split of a captioning set.
 
     Attributes:
-        format: ``coco`` (official), ``karpathy`` (his ``dataset_coco.json``) or ``blip`` (one JSON list).
+        format: ``coco`` (official), ``karpathy`` (his ``dataset_coco.json``), ``blip`` or ``lxmert`` (one JSON list).
         captions: The file, plain or .gz.
         images: Folder of images.
         split: The images to take by their ``split``: needed for ``karpathy``; for ``coco`` where one file has all
-            splits; never for ``blip``, whose file is one split.
+            splits; never for ``blip`` and ``lxmert``, whose files are one split.
     """
 
-    format: Literal["coco", "karpathy", "blip"] = "coco"
+    format: Literal["coco", "karpathy", "blip", "lxmert"] = "coco"
     captions: str
     images: str = "images"
     split: str | None = None
@@ -187,8 +188,8 @@ class CaptionFiles(Section):
     def _split_of_the_format(self) -> Self:
         if self.format == "karpathy" and self.split is None:
             raise ValueError("format karpathy needs a split, train, val or test: its one file has them all")
-        if self.format == "blip" and self.split is not None:
-            raise ValueError("format blip has no split: a file of it is one; leave split out")
+        if self.format in ("blip", "lxmert") and self.split is not None:
+            raise ValueError(f"format {self.format} has no split: a file of it is one; leave split out")
         return self
 
 

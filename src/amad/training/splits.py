@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from amad.data.captions import CaptionExample, read_blip_captions, read_coco_captions, read_karpathy
 from amad.data.decoding import broken_images
+from amad.data.lxmert_files import read_lxmert_captions, read_lxmert_questions
 from amad.data.paths import ImageFolders, fill_template, inside
 from amad.data.problems import Problems
 from amad.data.regions import Regions, lacking_regions
@@ -101,6 +102,11 @@ class Splits(ABC, Generic[Data, Example]):
             def read(problems: Problems) -> list[VqaExample]:
                 return read_blip(questions, None, problems, files.weight)
 
+        elif files.format == "lxmert":
+
+            def read(problems: Problems) -> list[VqaExample]:
+                return read_lxmert_questions(questions, None, name, problems, weight)
+
         elif files.format == "visual-genome":
             weight = VISUAL_GENOME_WEIGHT if files.weight is None else files.weight
 
@@ -132,6 +138,8 @@ class Splits(ABC, Generic[Data, Example]):
         def read(problems: Problems) -> list[CaptionExample]:
             if files.format == "blip":
                 return read_blip_captions(captions, problems=problems)
+            if files.format == "lxmert":
+                return read_lxmert_captions(captions, problems=problems)
             if files.format == "karpathy":
                 return read_karpathy(captions, files.split or "", problems=problems)
             return read_coco_captions(captions, None, files.split, problems)
