@@ -118,6 +118,10 @@ class CaptionDataset(Dataset[dict[str, Any]]):
             raise IndexError(f"item {index} of {len(self)}")
         return int(np.searchsorted(self._first, index, side="right")) - 1
 
+    def first_item(self, image_number: int) -> int:
+        """The first item of an example; of one without captions to train on, that of the next."""
+        return int(self._first[image_number])
+
     def _locate(self, index: int) -> tuple[CaptionExample, int]:
         position = self.image_number(index)
         return self.examples[position], index - int(self._first[position])

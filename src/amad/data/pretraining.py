@@ -161,15 +161,12 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         """One item of each image that has objects to ask for."""
         if self.objects is None:
             return []
-        found = []
-        last = None
-        for number in range(len(self.captions)):
-            example = self.captions.example(number)
-            # The captions of an image follow one another.
-            if example is not last and self.objects.has(example, task):
-                found.append(number)
-            last = example
-        return found
+        examples = enumerate(self.captions.examples)
+        return [
+            self.captions.first_item(number)
+            for number, example in examples
+            if (example.captions or not self.training) and self.objects.has(example, task)
+        ]
 
     def _texts_of(self, task: str, number: int, matched: bool, draws: Draws) -> tuple[str, str]:
         """What is read after the prefix, and what is to be said."""
@@ -190,9 +187,8 @@ class PretrainingDataset(Dataset[dict[str, Any]]):
         """A caption of another image, each equally likely, that nobody gave to this one."""
         own = self.captions.example(number)
         for _ in range(_MOST_TRIES):
-            other = draws.below(len(self.captions))
-            caption = self.captions.target(other)
-            if self.captions.example(other) is not own and caption not in ("", *own.captions):
+            caption = self.captions.target(draws.below(len(self.captions)))
+            if caption not in ("", *own.captions):
                 return caption
         raise DataError(
             f"image {own.image_name}: {_MOST_TRIES} captions drawn from the set are all its own, so it has no "
