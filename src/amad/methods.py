@@ -77,6 +77,8 @@ METHODS: dict[str, Method] = {
     "assigned-mse": _attention("one to one in the best order, distance", "assigned", "mse"),
     "head_mean": _attention("mean of the teacher's heads to mean of the student's, divergence", "head_mean"),
     "learned": _attention("a trained mixture of student heads for every teacher head, divergence", "learned"),
+    "relations": _attention("relations of queries, keys and values in relation heads", "relations"),
+    "squeezed": _attention("teacher heads merged to as many as the student's, one to one", "squeezed"),
     "learned-mse": _attention("a trained mixture for every teacher head, distance", "learned", "mse"),
 }
 """Every method by the name that commands and tables have for it."""

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from amad.errors import RecipeError
-from amad.losses.variants import VARIANTS, AttentionMethod, AttentionVariant
+from amad.losses.variants import VARIANTS, WITHOUT_HEAD_WEIGHTS, AttentionMethod, AttentionVariant
 from amad.recipe_data import DATA_OF_TASK, NonNegative, RecipeData, Section, Task
 
 Positive = Annotated[float, Field(gt=0)]
@@ -114,13 +114,14 @@ class AttentionTerm(Section):
 
     Attributes:
         weight: Weight of the term in the loss.
-        method: Who teaches whom: ``amad``, ``one_to_one``, ``mean``, ``nearest``, ``assigned``, ``head_mean`` or
-            ``learned``; :mod:`amad.losses.methods` has the class of each.
-        variant: What is compared: ``kl`` (all methods), ``mse`` (all but ``head_mean``); for ``amad`` also
-            ``projected`` and ``token``, for ``one_to_one`` also ``scores``.
+        method: Who teaches whom: ``amad``, ``one_to_one``, ``mean``, ``nearest``, ``assigned``, ``head_mean``,
+            ``learned``, ``relations`` or ``squeezed``; :mod:`amad.losses.methods` has the class of each.
+        variant: What is compared: ``kl`` (all methods), ``mse`` (all but ``head_mean``, ``relations`` and
+            ``squeezed``); for ``amad`` also ``projected`` and ``token``, for ``one_to_one`` also ``scores``.
         temperature: For ``amad``: of the softmax over student heads; 1 is the paper's.
         detach_alignment: For ``amad``: stop gradients through the alignment weights.
         projection: For ``amad``, ``projected``: ``full`` as in the paper, or ``factored``.
+        relation_heads: For ``relations``: their number; the teacher's number of heads when absent.
         head_weights: How much each teacher head counts: all alike, or by its ``importance`` to the teacher's task.
         stacks: Weight of each stack; all stacks that both models have, at weight 1, when absent.
     """
@@ -131,6 +132,7 @@ class AttentionTerm(Section):
     temperature: Positive = 1.0
     detach_alignment: bool = False
     projection: Literal["full", "factored"] = "full"
+    relation_heads: Annotated[int, Field(gt=0)] | None = None
     head_weights: Literal["uniform", "importance"] = "uniform"
     stacks: dict[str, NonNegative] | None = None
 
@@ -141,6 +143,10 @@ class AttentionTerm(Section):
             raise ValueError(
                 f"variant {self.variant!r} is none of method {self.method!r}: {', '.join(known)}"
             )
+        if self.head_weights != "uniform" and self.method in WITHOUT_HEAD_WEIGHTS:
+            raise ValueError(
+                f"method {self.method!r} is no sum over teacher heads: leave head_weights uniform, or out"
+            )
         for method, keys in KEYS_OF_METHOD.items():
             changed = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
             if changed and method != self.method:
@@ -150,7 +156,10 @@ class AttentionTerm(Section):
         return self
 
 
-KEYS_OF_METHOD: dict[str, tuple[str, ...]] = {"amad": ("temperature", "detach_alignment", "projection")}
+KEYS_OF_METHOD: dict[str, tuple[str, ...]] = {
+    "amad": ("temperature", "detach_alignment", "projection"),
+    "relations": ("relation_heads",),
+}
 """Keys of the attention term that one method alone reads."""
 
 

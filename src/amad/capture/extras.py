@@ -85,11 +85,13 @@ def mixing_projections(model: nn.Module, sites: Iterable[Site]) -> dict[SiteKey,
 def mixing_of(
     projection: nn.Linear | Conv1D | None, record: AttentionRecord
 ) -> Float[Tensor, "head value_width feature"] | None:
-    """The weight of a projection, by head; None if there is none or it does not take the heads of this record."""
+    """The weight of a projection, by head; None if there is none or it does not take what these heads give."""
     if projection is None:
         return None
     weight = projection.weight.T if isinstance(projection, nn.Linear) else projection.weight
-    return None if weight.shape[0] % record.n_heads else weight.unflatten(0, (record.n_heads, -1))
+    n_heads, (n_inputs, n_features) = record.n_heads, weight.shape
+    width = n_inputs // n_heads if record.value is None else record.value.shape[-1]
+    return weight.reshape(n_heads, width, n_features) if n_inputs == n_heads * width else None
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amad.axes import SiteKey, SitePair
 from amad.capture.record import AttentionRecord
+from amad.losses.aligned import constant_alignment
 from amad.losses.pairs import PairTerm
 from amad.losses.rivals import MeanOfHeads
 from amad.ops.aligned_kl.reference import mean_over_rows, mixture_kl
@@ -42,14 +43,18 @@ class HeadMean(MeanOfHeads):
     def _loss(
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
-        return super()._loss(pair, student, teacher) - distance_of_heads(student, teacher)
+        share = constant_alignment(teacher, teacher, 1 / teacher.n_heads)
+        return super()._loss(pair, student, teacher) - distance_of_heads(student, teacher, share).sum(-1)
 
 
 @torch.no_grad()
-def distance_of_heads(student: AttentionRecord, teacher: AttentionRecord) -> Float[Tensor, " batch"]:
-    """sum_i KL( T_i || mean_l T_l ) of the teacher in nats, the mean over the rows that count in both models.
+def distance_of_heads(
+    student: AttentionRecord, teacher: AttentionRecord, mixture: Float[Tensor, "#batch teacher teacher"]
+) -> Float[Tensor, "batch teacher"]:
+    """KL( T_i || sum_l m_il T_l ) of the teacher in nats, the mean over the rows that count in both models.
 
-    On the student's tokens, some rows at a time.
+    On the student's tokens, some rows at a time. This is what the divergence of a mixture of teacher heads is less than
+    the mixture of their divergences, from any map.
     """
     on_student, on_teacher = match_tokens(student, teacher)
     dtype = common_dtype(student, teacher)
@@ -58,6 +63,6 @@ def distance_of_heads(student: AttentionRecord, teacher: AttentionRecord) -> Flo
     for rows in on_student.row_slices(n_rows):
         keep = on_student.keep(rows) & on_teacher.keep(rows)
         maps = whole(on_teacher.rows(rows, dtype).masked_fill(~keep[:, None, :, None], 0.0)).flatten(2)
-        mean = maps.new_full((len(maps), teacher.n_heads, teacher.n_heads), 1 / teacher.n_heads)
-        sums.append((mixture_kl(maps, maps, mean), keep.sum(1, keepdim=True)))
-    return mean_over_rows(sums).sum(-1)
+        weights = mixture.to(dtype).expand(len(maps), -1, -1)
+        sums.append((mixture_kl(maps, maps, weights), keep.sum(1, keepdim=True)))
+    return mean_over_rows(sums)

@@ -8,7 +8,9 @@ from amad.losses.amad import AttentionAlignment
 from amad.losses.head_mean import HeadMean
 from amad.losses.learned import LearnedMixture
 from amad.losses.pairs import PairTerm, check_choice
+from amad.losses.relations import Relations
 from amad.losses.rivals import AssignedHeads, MeanOfHeads, NearestHead, OneToOne
+from amad.losses.squeezed import SqueezedHeads
 from amad.losses.variants import VARIANTS
 
 _MIXTURES: dict[str, type[AlignedAttention]] = {
@@ -18,6 +20,7 @@ _MIXTURES: dict[str, type[AlignedAttention]] = {
     "assigned": AssignedHeads,
     "head_mean": HeadMean,
     "learned": LearnedMixture,
+    "squeezed": SqueezedHeads,
 }
 
 
@@ -29,6 +32,7 @@ def attention_term(
     temperature: float = 1.0,
     detach_alignment: bool = False,
     projection: str = "full",
+    relation_heads: int | None = None,
 ) -> PairTerm:
     """The term of a method; the names are those of :data:`amad.losses.variants.VARIANTS`.
 
@@ -39,6 +43,7 @@ def attention_term(
         temperature: For ``amad``; see :class:`amad.losses.amad.AttentionAlignment`.
         detach_alignment: Likewise.
         projection: Likewise.
+        relation_heads: For ``relations``; see :class:`amad.losses.relations.Relations`.
 
     Raises:
         RecipeError: if the method is unknown or has no such variant, or an argument is out of its range.
@@ -53,4 +58,6 @@ def attention_term(
             detach_alignment=detach_alignment,
             projection=projection,  # type: ignore[arg-type]
         )
+    if method == "relations":
+        return Relations(pairs, relation_heads=relation_heads)
     return _MIXTURES[method](pairs, variant=variant)

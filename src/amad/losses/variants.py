@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-AttentionMethod = Literal["amad", "one_to_one", "mean", "nearest", "assigned", "head_mean", "learned"]
+AttentionMethod = Literal[
+    "amad", "one_to_one", "mean", "nearest", "assigned", "head_mean", "learned", "relations", "squeezed"
+]
 AttentionVariant = Literal["kl", "mse", "projected", "token", "scores"]
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -13,5 +15,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "assigned": ("kl", "mse"),
     "head_mean": ("kl",),
     "learned": ("kl", "mse"),
+    "relations": ("kl",),
+    "squeezed": ("kl",),
 }
 """Per method its variants."""
+
+WITHOUT_HEAD_WEIGHTS = ("head_mean", "relations", "squeezed")
+"""Methods that are no sum over the teacher's heads, so that these cannot be weighed."""

@@ -282,6 +282,7 @@ class RunParts:
                 temperature=chosen.attention.temperature,
                 detach_alignment=chosen.attention.detach_alignment,
                 projection=chosen.attention.projection,
+                relation_heads=chosen.attention.relation_heads,
             )
             if chosen.attention.head_weights == "importance":
                 attention.weigh_heads(self.teacher_importance.heads)
