@@ -222,6 +222,8 @@ def test_data_of_another_task_is_refused_by_the_keys_of_this_one():
             {"method": "mean", "temperature": 0.5},
             "temperature is of method 'amad' and changes nothing in 'mean'",
         ),
+        ({"relation_heads": 4}, "relation_heads is of method 'relations' and changes nothing in 'amad'"),
+        ({"method": "squeezed", "head_weights": "importance"}, "'squeezed' is no sum over teacher heads"),
         ({"method": "means"}, r"objective.attention.method = 'means': input should be 'amad', 'one_to_one'"),
     ],
 )

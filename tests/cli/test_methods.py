@@ -45,7 +45,7 @@ def test_one_step_of_every_method(name, distil, tmp_path):
     for key in terms:
         assert step[f"loss_{key}"] > 0, key
     shown = [event for event in events if event["event"] == "alignment"]
-    if name in ATTENTION:
+    if name in ATTENTION and name != "relations":
         assert all(0 <= event["collapse"] <= 1 and event["coverage"] > 0 for event in shown), method
         assert shown
     assert all(torch.isfinite(x).all() for x in load_file(f"{result['model']}/model.safetensors").values())

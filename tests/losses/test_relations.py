@@ -176,9 +176,8 @@ def test_what_cannot_be_related_is_refused():
         Relations([PAIR], relation_heads=0)
     with pytest.raises(CaptureError, match=r"need the value vectors of encoder.self\[0\] of the student"):
         losses(dataclasses.replace(student, value=None), student)
-    maps = dataclasses.replace(
-        student, query=student.query[..., :0], key=student.key[..., :0], probabilities=student.rows()
-    )
+    empty = {name: getattr(student, name)[..., :0] for name in ("query", "key")}
+    maps = dataclasses.replace(student, **empty, probabilities=student.rows())
     with pytest.raises(CaptureError, match=r"need the query vectors .* of the teacher"):
         losses(student, maps)
 
