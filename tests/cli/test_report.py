@@ -53,7 +53,7 @@ def measured(folder):
 def test_a_run_and_its_teacher_make_one_page(amad, distilled, taught):
     told = amad.document("report", distilled.folder, taught.folder, "--out", "page")
     assert told["page"] == "page/index.html"
-    assert [method["name"] for method in told["methods"]] == ["AMAD kl", "trained alone"]
+    assert [method["name"] for method in told["methods"]] == ["AMAD kl", "teacher"]
     found = inside(told["page"])
     student, teacher = found["runs"]
     assert found["teacher"]["score"] == taught.result["accuracy"]

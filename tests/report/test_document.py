@@ -25,7 +25,8 @@ def test_the_teacher_of_a_run_is_found_among_the_runs(tmp_path):
     found = documented(teacher, student)
     assert found["teacher"]["score"] == 90.0
     assert found["teacher"]["parameters"] == 800_000
-    assert [group["share"] for group in found["groups"]] == [pytest.approx(100), pytest.approx(90)]
+    assert [group["name"] for group in found["groups"]] == ["teacher", "AMAD kl"]
+    assert [group["share"] for group in found["groups"]] == [None, pytest.approx(90)]
     # 81 / 40 per step, and 90 % of 90 is 81: reached at the end alone.
     assert found["groups"][1]["examples_to_target"] == 2560
 

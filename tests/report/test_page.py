@@ -73,6 +73,19 @@ def test_seeds_make_one_line_with_an_interval_and_the_table_says_it(browser, pag
     assert "AMAD kl less ground truth alone, at equal seeds: +8.5" in browser.text("#score")
 
 
+def test_the_frontier_joins_the_models_that_none_beats_in_both(browser, page):
+    opened(browser, page)
+    drawn = browser.run("return document.querySelector('[data-chart=size] .frontier').getAttribute('d')")
+    # The better of two students of one size, and the teacher.
+    assert len(re.findall("[ML]", drawn)) == 2
+    label = browser.run(
+        "return document.querySelector('[data-chart=size] svg[role=img]').getAttribute('aria-label')"
+    )
+    assert "AMAD kl: 82.0 % at 100,000." in label
+    assert "teacher: 95.0 % at 800,000." in label
+    assert "Latency was not measured." in browser.text("[data-chart=latency]")
+
+
 def test_the_arrow_keys_read_a_chart(browser, page):
     opened(browser, page)
     browser.run("document.querySelector('[data-chart=score] svg[role=img]').focus()")
@@ -87,6 +100,7 @@ def test_the_arrow_keys_read_a_chart(browser, page):
 def test_a_chart_is_also_a_table(browser, page):
     opened(browser, page)
     browser.click("[data-chart=score] summary")
+    browser.settle()
     assert "2,560" in browser.text("[data-chart=score] tbody tr:last-child")
     assert "82.0 %" in browser.text("[data-chart=score] tbody tr:last-child")
 
@@ -244,6 +258,7 @@ def test_names_and_texts_of_a_run_are_never_markup(browser, tmp_path):
     page = page_of(tmp_path / "out", folder, title=SCRIPT)
     opened(browser, page)
     browser.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    browser.settle()
     assert browser.run("return document.title") == f"{SCRIPT} · amad report"
     assert browser.run("return document.querySelectorAll('script, img[src=x], b').length") == 2
     assert browser.run("return document.querySelector('#answers .asked').textContent") == SCRIPT

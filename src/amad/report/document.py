@@ -42,7 +42,10 @@ def build_document(runs: Sequence[Run], title: str) -> dict[str, Any]:
     groups = group_runs(runs)
     names = _names([run.folder for run in runs])
     teacher = _teacher(runs)
-    rows = [_group_row(group, teacher, name) for group in groups]
+    for group in groups:
+        group.is_teacher = all(_is_teacher(run, runs) for run in group.runs)
+        group.name = "teacher" if group.is_teacher else group.name
+    rows = [_group_row(group, teacher) for group in groups]
     images: dict[str, str] = {}
     examples = {run.folder: read_examples(run.folder, images) for run in runs}
     return {
@@ -97,12 +100,11 @@ def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
     places = {str(run.recipe["teacher"]) for run in runs if run.recipe.get("teacher")}
     if len(places) != 1:
         return None
-    folder = Path(places.pop()).resolve().parent
     found: dict[str, Any] = {}
     for run in runs:
         found = run.models.get("teacher", {}) | found
-    own = next((run for run in runs if run.folder == folder and run.score is not None), None)
-    if own is not None:
+    own = next((run for run in runs if _is_teacher(run, runs)), None)
+    if own is not None and own.score is not None:
         found = own.trained | found | {"score": own.score}
     if "score" not in found and "sample_score" in found:
         found |= {
@@ -114,7 +116,13 @@ def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
     return found or None
 
 
-def _group_row(group: Group, teacher: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+def _is_teacher(run: Run, runs: Sequence[Run]) -> bool:
+    """Whether this run left the checkpoint from which the others learned."""
+    places = {other.recipe["teacher"] for other in runs if other.recipe.get("teacher")}
+    return run.folder in {Path(str(place)).resolve().parent for place in places}
+
+
+def _group_row(group: Group, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
     score = group.score()
     models = [run.trained for run in group.runs]
     seconds = [latency for model in models if (latency := model.get("latency_seconds"))]
@@ -125,12 +133,13 @@ def _group_row(group: Group, teacher: Mapping[str, Any] | None, name: str) -> di
         "name": group.name,
         "n_runs": len(group.runs),
         "score": score and score._asdict(),
-        "share": 100 * score.mean / best if score and best else None,
+        "is_teacher": group.is_teacher,
+        "share": 100 * score.mean / best if score and best and not group.is_teacher else None,
         "parameters": next((model["parameters"] for model in models if "parameters" in model), None),
         "stacks": next((model["stacks"] for model in models if "stacks" in model), []),
         "latency_seconds": seconds[0] if seconds else None,
         "device": next((model["device"] for model in models if "device" in model), None),
-        "examples_to_target": reached[0] if reached else None,
+        "examples_to_target": reached[0] if reached and not group.is_teacher else None,
         "curve": [[examples, *_rounded(value)] for examples, value in curve],
         "runs": [[[examples, value] for _, examples, value in run.curve] for run in group.runs],
     }
@@ -146,7 +155,9 @@ def _differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
         {"of": groups[second].name, "less": groups[first].name} | found._asdict()
         for first in range(len(groups))
         for second in range(len(groups))
-        if first < second and (found := paired_difference(groups[first], groups[second]))
+        if first < second
+        and not (groups[first].is_teacher or groups[second].is_teacher)
+        and (found := paired_difference(groups[first], groups[second]))
     ]
 
 
@@ -156,9 +167,13 @@ def _validation(run: Run) -> Any:
 
 
 def _alignment(run: Run) -> dict[str, Any]:
-    """Steps, the temperature, and pairs: names, weights per step (in thousandths; teacher by student) and figures."""
+    """Steps, the temperature, and pairs: names, weights per step (in thousandths; teacher by student) and figures.
+
+    The temperature is None where weights are no softmax.
+    """
     by_step = run.alignment.steps()
-    temperature = ((run.recipe.get("objective") or {}).get("attention") or {}).get("temperature", 1.0)
+    term = (run.recipe.get("objective") or {}).get("attention") or {}
+    temperature = term.get("temperature", 1.0) if term.get("method", "amad") == "amad" else None
     size = sum(len(row) for entry in next(iter(by_step.values()), {}).values() for row in entry["weights"])
     # As few steps as the weights of each leave room for.
     kept = evenly(len(by_step), max(2, MOST_WEIGHTS // max(size, 1)))

@@ -48,10 +48,12 @@ class Group:
     Attributes:
         name: Of the method, with the settings that tell it from others of the same kind.
         runs: In the order in which they were named.
+        is_teacher: Whether the others learned from it.
     """
 
     name: str
     runs: list[Run]
+    is_teacher: bool = False
 
     def curve(self) -> list[tuple[int, Interval]]:
         """Examples seen and the score over the runs, where every run that went so far was scored."""

@@ -16,7 +16,17 @@ from amad.errors import DataError
 PAGE_FILE = "index.html"
 GENERATOR = "amad report"
 
-SCRIPTS = ("dom.js", "charts.js", "flows.js", "heads.js", "attention.js", "answers.js", "main.js")
+SCRIPTS = (
+    "dom.js",
+    "axes.js",
+    "lines.js",
+    "scatter.js",
+    "flows.js",
+    "heads.js",
+    "attention.js",
+    "answers.js",
+    "main.js",
+)
 
 SECTIONS = (
     ("score", "Score"),
@@ -111,7 +121,7 @@ def _lead(document: Mapping[str, Any]) -> list[str]:
     teacher = document["teacher"] or {}
     lines = []
     for group in document["groups"]:
-        if group["score"] is None:
+        if group["score"] is None or (group["is_teacher"] and len(document["groups"]) > 1):
             continue
         size = f" with {group['parameters']:,} parameters" if group["parameters"] else ""
         score = f"{_score(group['score']['mean'], document)} {document['score']['name']}"
@@ -159,7 +169,7 @@ def _method_row(group: Mapping[str, Any], document: Mapping[str, Any]) -> Sequen
 
 
 def _examples(group: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    if (document["teacher"] or {}).get("score") is None or not group["curve"]:
+    if (document["teacher"] or {}).get("score") is None or not group["curve"] or group["is_teacher"]:
         return "–"
     reached = group["examples_to_target"]
     return "not reached" if reached is None else f"{reached:,}"

@@ -46,17 +46,42 @@ function trim(value) {
 }
 
 function scored(value) {
-  return known(value) ? value.toFixed(data.score.digits) + (data.score.unit ? " " + data.score.unit : "") : "–";
+  return known(value)
+    ? value.toFixed(data.score.digits) + (data.score.unit ? " " + data.score.unit : "")
+    : "–";
 }
 
 const percent = (share) => (100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0) + " %";
 
 function table(columns, rows, caption) {
-  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-    make("table", {},
-      make("thead", {}, make("tr", {}, columns.map((name, i) => make("th", { scope: "col", class: i ? "n" : null }, name)))),
-      make("tbody", {}, rows.map((row) => make("tr", {}, row.map((cell, i) =>
-        i ? make("td", { class: "n" }, cell) : make("th", { scope: "row" }, cell)))))));
+  return make(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    make(
+      "table",
+      {},
+      make(
+        "thead",
+        {},
+        make(
+          "tr",
+          {},
+          columns.map((name, i) => make("th", { scope: "col", class: i ? "n" : null }, name)),
+        ),
+      ),
+      make(
+        "tbody",
+        {},
+        rows.map((row) =>
+          make(
+            "tr",
+            {},
+            row.map((cell, i) => (i ? make("td", { class: "n" }, cell) : make("th", { scope: "row" }, cell))),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 // The table behind a chart is made when it is asked for.
