@@ -268,7 +268,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: the recipe cannot be read: {error}.") from None
     try:
-        tree = _read_yaml(text)
+        tree = read_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}. Mend the file.") from None
     if not isinstance(tree, dict):
@@ -288,6 +288,14 @@ def check_recipe(tree: dict[str, Any], source: str = "recipe") -> Recipe:
         ) from None
 
 
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with these ``key=value``, as :func:`load_recipe` takes them."""
+    tree = recipe.model_dump(mode="json")
+    for override in overrides:
+        _override(tree, override)
+    return check_recipe(tree)
+
+
 def nearest_key(unknown: str, known: Sequence[str]) -> str:
     """A half sentence that proposes the known key most like an unknown one."""
     close = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
@@ -303,7 +311,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> Any:
+    """What a recipe reads in this text.
+
+    Raises:
+        YAMLError: if it is not YAML.
+    """
     return yaml.load(text, _Loader)
 
 
@@ -314,7 +327,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             f"override {override!r} is not key=value. Write for instance training.max_steps=500."
         )
     try:
-        parsed = _read_yaml(value)
+        parsed = read_yaml(value)
     except yaml.YAMLError as error:
         raise RecipeError(
             f"override {override!r}: the value is not valid YAML: {error}. Put text with braces, brackets or colons "

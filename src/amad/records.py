@@ -29,7 +29,18 @@ if sys.platform != "win32":
 SCHEMA = 1
 """Version of the lines that this module writes, and the newest that it reads."""
 
-EVENTS = ("recipe", "environment", "seeds", "model", "step", "metrics", "alignment", "timing", "note")
+EVENTS = (
+    "recipe",
+    "environment",
+    "seeds",
+    "model",
+    "step",
+    "metrics",
+    "alignment",
+    "timing",
+    "comparison",
+    "note",
+)
 """What a line can be about."""
 
 _RESERVED = ("schema", "event", "time")

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from amad import __version__
-from amad.cli import bench, data, demo, distill, evaluate, importance, inspect, report, score
+from amad.cli import bench, compare, data, demo, distill, evaluate, importance, inspect, report, score
 from amad.cli.screen import output
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("demo")(demo.demo)
 app.command("train")(distill.train)
 app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("inspect")(inspect.inspect)
 app.command("importance")(importance.importance)
 app.command("report")(report.report)
