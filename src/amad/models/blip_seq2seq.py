@@ -162,9 +162,9 @@ class BlipForQuestionAnswering(transformers.BlipForQuestionAnswering):  # type: 
             argmax_a  sum_t log p(a_t | a_<t, question, image)    over the n_first candidates whose first token is
                                                                   the most likely
 
-        Li et al. 2022 (arXiv:2201.12086), section 4.3; their code sums label-smoothed log-probabilities, which also
-        count how likely all other words are, and here they are exact. With as many ``n_first`` as candidates the
-        likelihood of every one is compared.
+        Li et al. 2022 (arXiv:2201.12086), models/blip_vqa.py of their code, which sums label-smoothed
+        log-probabilities: those also count how likely all other words are. Here they are exact. With as many
+        ``n_first`` as candidates the likelihood of every one is compared.
 
         Args:
             input_ids: Questions.
