@@ -65,6 +65,16 @@ class Holdout(Section):
     seed: int = 0
 
 
+class Subset(Section):
+    """Train on a share of the training images, with all that belongs to them.
+
+    Of one seed, a smaller share is part of a larger one. Images that are held out are not among them.
+    """
+
+    share: Share
+    seed: int = 0
+
+
 class RegionFiles(Section):
     """Features of image regions, extracted beforehand, in the place of images.
 
@@ -130,6 +140,7 @@ class VqaData(DataSection):
     Attributes:
         train: The split to train on.
         also_train: More to train on, such as VQA v2's validation split or Visual Genome.
+        subset: Train on so much of it; on all when absent.
         validation: The split to select and report on; or ``holdout``, never both.
         holdout: Images of ``train`` to validate on instead.
         prompt: What the text encoder reads; ``{question}`` is replaced.
@@ -144,6 +155,7 @@ class VqaData(DataSection):
 
     train: VqaFiles
     also_train: list[VqaFiles] = []
+    subset: Subset | None = None
     validation: VqaFiles | None = None
     holdout: Holdout | None = None
     prompt: str = "vqa: {question}"
@@ -198,6 +210,7 @@ class CaptionData(DataSection):
 
     Attributes:
         train: The split to train on, one example per caption.
+        subset: Train on so much of it; on all when absent.
         validation: The split to select and report on, one caption per image.
         prompt: What the text encoder reads, or what BLIP's decoder goes on from.
         augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored.
@@ -207,6 +220,7 @@ class CaptionData(DataSection):
     """
 
     train: CaptionFiles
+    subset: Subset | None = None
     validation: CaptionFiles | None = None
     prompt: str = "caption:"
     augment: Augmentation | None = None
@@ -222,6 +236,7 @@ class TranslationData(DataSection):
         source: Language to translate from, as file names have it.
         target: Language to translate to.
         train: Name of the split to train on.
+        subset: Train on so much of it; on all when absent.
         validation: Name of the split to select and report on.
         sentences: File of a split in a language, plain or .gz; ``{split}`` and ``{language}`` are replaced.
         images: Folder of images.
@@ -235,6 +250,7 @@ class TranslationData(DataSection):
     source: str = "en"
     target: str = "de"
     train: str = "train"
+    subset: Subset | None = None
     validation: str | None = None
     sentences: str = "{split}.{language}"
     images: str = "images"

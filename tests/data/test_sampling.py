@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amad.data.sampling import uniform
+from amad.data.sampling import shuffled, uniform
 
 
 @given(st.lists(st.integers(-5, 1 << 70), max_size=4))
@@ -19,3 +19,17 @@ def test_uniform_is_uniform_over_neighbouring_keys():
     grid = values.reshape(20, 500)
     assert abs(np.corrcoef(grid[0], grid[1])[0, 1]) < 0.2
     assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.06
+
+
+@given(st.lists(st.one_of(st.integers(0, 50), st.text(max_size=2))), st.integers(0, 3), st.randoms())
+def test_an_order_depends_on_the_set_of_names_and_the_seed_alone(names, seed, random):
+    order = shuffled(names, seed)
+    assert set(order) == set(names)
+    assert len(order) == len(set(order))
+    again = names + names[:2]
+    random.shuffle(again)
+    assert shuffled(again, seed) == order
+
+
+def test_seeds_order_names_otherwise():
+    assert len({tuple(shuffled(range(10), seed)) for seed in range(20)}) == 20

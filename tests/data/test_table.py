@@ -160,6 +160,9 @@ def test_tables_are_joined(source):
         with pytest.raises(IndexError, match="of 11"):
             joined[index]
     assert len(Joined([])) == 0
+    assert joined.names() == [one.image_name for one in joined]
+    for chosen in ([], [0], [10], [1, 2, 3, 9], list(range(11))):
+        assert [one.image_id for one in joined.select(chosen)] == [ids[index] for index in chosen]
 
 
 def _ids(table, answers):

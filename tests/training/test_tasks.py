@@ -96,6 +96,56 @@ def test_result_files_are_official(scenes):
     assert task_of(translation(scenes)).results(["ein\nHaus ", "", "x"]) == "ein Haus\n\nx\n"
 
 
+def vqa(root, **more):
+    files = {"annotations": "annotations_train.json", "image_name": IMAGE_NAME}
+    return VqaData.model_validate(
+        {"root": str(root), "train": {"questions": "questions_train.json"} | files} | more
+    )
+
+
+@pytest.mark.parametrize("make", [captions, translation, vqa])
+def test_a_subset_is_a_share_of_the_training_images_with_all_that_belongs_to_them(scenes, make):
+    whole = task_of(make(scenes)).splits.train
+    images = [one.image_name for one in whole]
+    chosen = {}
+    for share in (0.1, 0.3, 0.9):
+        found = list(task_of(make(scenes, subset={"share": share, "seed": 5})).splits.train)
+        chosen[share] = {one.image_name for one in found}
+        assert len(chosen[share]) == round(share * len(set(images)))
+        assert found == [one for one in whole if one.image_name in chosen[share]]
+    assert chosen[0.1] < chosen[0.3] < chosen[0.9]
+    other = task_of(make(scenes, subset={"share": 0.3})).splits.train
+    assert {one.image_name for one in other} != chosen[0.3]
+    # However small, something is left.
+    assert len({one.image_name for one in task_of(make(scenes, subset={"share": 0.001})).splits.train}) == 1
+
+
+def test_a_subset_is_of_what_is_not_held_out_and_leaves_that_as_it_was(scenes):
+    held = task_of(vqa(scenes, holdout={"share": 0.5})).splits
+    part = task_of(vqa(scenes, holdout={"share": 0.5}, subset={"share": 0.5})).splits
+    assert list(part.validation) == list(held.validation)
+    kept, whole = ({one.question_id for one in splits.train} for splits in (part, held))
+    assert kept < whole
+
+
+def test_a_subset_is_of_all_files_that_are_trained_on(scenes):
+    data = vqa(scenes)
+    more = {
+        "questions": "questions_val.json",
+        "annotations": "annotations_val.json",
+        "image_name": IMAGE_NAME,
+    }
+    both = task_of(vqa(scenes, also_train=[more])).splits.train
+    images = list(dict.fromkeys(one.image_name for one in both))
+    assert len(images) == len({one.image_name for one in task_of(data).splits.train}) + 4
+    found = task_of(vqa(scenes, also_train=[more], subset={"share": 0.99})).splits.train
+    kept = {one.image_name for one in found}
+    assert len(kept) == round(0.99 * len(images))
+    assert list(found) == [one for one in both if one.image_name in kept]
+    assert any("val" in name for name in kept)
+    assert any("train" in name for name in kept)
+
+
 def test_each_task_reads_its_own_files(scenes):
     vqa = VqaData.model_validate(
         {

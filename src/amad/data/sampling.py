@@ -1,5 +1,7 @@
 """Random numbers that depend on what they are for, and not on what was drawn before."""
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -16,6 +18,13 @@ class Epoch:
 
     def __int__(self) -> int:
         return int(self._number)
+
+
+def shuffled(names: Iterable[int | str], seed: int) -> list[int | str]:
+    """Every distinct name once, in an order that depends only on the set of names and the seed."""
+    distinct = sorted(set(names), key=lambda name: (isinstance(name, str), name))
+    order = sorted(range(len(distinct)), key=lambda position: uniform(seed, position))
+    return [distinct[position] for position in order]
 
 
 def uniform(*keys: int) -> float:

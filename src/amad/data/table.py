@@ -66,7 +66,11 @@ class Table(Sequence[Example]):
 
     def image_names(self) -> list[str]:
         """The name of every image, once, in the order of the examples."""
-        return [name for name in dict.fromkeys(self._names()) if name is not None]
+        return [name for name in dict.fromkeys(self.names()) if name is not None]
+
+    def names(self) -> list[str | None]:
+        """The name of each example's image; None for none."""
+        return list(self._rows["image_name"][:])
 
     def without(self, wrong: Mapping[str, str], problems: Problems) -> "Table[Example]":
         """The examples whose image has nothing wrong with it.
@@ -81,7 +85,7 @@ class Table(Sequence[Example]):
         if not wrong:
             return self
         kept = []
-        for position, name in enumerate(self._names()):
+        for position, name in enumerate(self.names()):
             if name is None or name not in wrong:
                 kept.append(position)
                 continue
@@ -96,9 +100,6 @@ class Table(Sequence[Example]):
             )
         return self.select(kept)
 
-    def _names(self) -> list[str | None]:
-        return list(self._rows["image_name"][:])
-
     def _example(self, row: Mapping[str, Any]) -> Example:
         name = row["image_name"]
         image = None if name is None else self.folders.find(name, str(self.source))
@@ -108,7 +109,7 @@ class Table(Sequence[Example]):
 class Joined(Sequence[Example]):
     """Several tables, one after another."""
 
-    def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
+    def __init__(self, parts: Sequence[Table[Example]]) -> None:
         self.parts = list(parts)
         self._ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
 
@@ -134,6 +135,19 @@ class Joined(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         for part in self.parts:
             yield from part
+
+    def names(self) -> list[str | None]:
+        """The name of each example's image; None for none."""
+        return [name for part in self.parts for name in part.names()]
+
+    def select(self, indices: Sequence[int]) -> "Joined[Example]":
+        """The examples of these numbers, which ascend."""
+        bounds = np.searchsorted(np.asarray(indices, dtype=np.int64), self._ends)
+        parts, first, start = [], 0, 0
+        for part, bound, end in zip(self.parts, bounds, self._ends, strict=True):
+            parts.append(part.select([index - start for index in indices[first:bound]]))
+            first, start = int(bound), int(end)
+        return Joined(parts)
 
 
 def stored_table(

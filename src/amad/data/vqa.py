@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from amad.data.augmentation import CropAndFlip
 from amad.data.images import Pixels, open_image
 from amad.data.regions import Regions, visual_inputs
-from amad.data.sampling import Epoch, uniform
+from amad.data.sampling import Epoch, shuffled, uniform
 from amad.data.vqa_files import (
     OFFICIAL_IMAGE_NAME,
     VISUAL_GENOME_WEIGHT,
@@ -51,12 +51,10 @@ def holdout_by_image(
     if not 0 < share < 1:
         raise DataError(f"the share of images to hold out must be between 0 and 1 but is {share}. Try 0.1.")
     images = [example.image_id for example in examples]
-    distinct = sorted(set(images), key=lambda image: (isinstance(image, str), image))
-    if len(distinct) < 2:
-        raise DataError(f"holding images out needs two images or more and there are {len(distinct)}.")
-    n_held = min(max(1, round(share * len(distinct))), len(distinct) - 1)
-    order = sorted(range(len(distinct)), key=lambda position: uniform(seed, position))
-    held = {distinct[position] for position in order[:n_held]}
+    order = shuffled(images, seed)
+    if len(order) < 2:
+        raise DataError(f"holding images out needs two images or more and there are {len(order)}.")
+    held = set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
     kept: tuple[list[int], list[int]] = ([], [])
     for number, image in enumerate(images):
         kept[image in held].append(number)

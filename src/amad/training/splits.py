@@ -13,6 +13,7 @@ from amad.data.paths import ImageFolders, fill_template, inside
 from amad.data.problems import Problems
 from amad.data.regions import Regions, lacking_regions
 from amad.data.rows import CAPTIONS, QUESTIONS, SENTENCES, RowForm
+from amad.data.sampling import shuffled
 from amad.data.table import Joined, Table, stored_table
 from amad.data.translation import TranslationExample, read_multi30k
 from amad.data.visual_genome import read_visual_genome
@@ -27,7 +28,15 @@ from amad.data.vqa import (
 )
 from amad.data.waiting import Wait, unseen
 from amad.errors import DataError
-from amad.recipe_data import CaptionData, CaptionFiles, DataSection, TranslationData, VqaData, VqaFiles
+from amad.recipe_data import (
+    CaptionData,
+    CaptionFiles,
+    DataSection,
+    Subset,
+    TranslationData,
+    VqaData,
+    VqaFiles,
+)
 
 Data = TypeVar("Data", bound=DataSection)
 Example = TypeVar("Example", bound=VqaExample | CaptionExample | TranslationExample)
@@ -177,10 +186,10 @@ class Splits(ABC, Generic[Data, Example]):
 class VqaSplits(Splits[VqaData, VqaExample]):
     """Questions; see :class:`Splits`."""
 
-    @property
+    @cached_property
     def train(self) -> Sequence[VqaExample]:
         """What to train on; see :class:`Splits`."""
-        return self._parts[0]
+        return _subset(self._parts[0], self.data.subset)
 
     @cached_property
     def validation(self) -> Sequence[VqaExample] | None:
@@ -195,7 +204,7 @@ class VqaSplits(Splits[VqaData, VqaExample]):
         return found[: self.data.max_validation_questions]
 
     @cached_property
-    def _parts(self) -> tuple[Sequence[VqaExample], Sequence[VqaExample]]:
+    def _parts(self) -> tuple[Table[VqaExample] | Joined[VqaExample], Sequence[VqaExample]]:
         """The training files without what is held out, and that."""
         first = self._questions(self.data.train, "data.train")
         more = [
@@ -227,7 +236,7 @@ class CaptionSplits(Splits[CaptionData, CaptionExample]):
                 f"data.train: none of the {len(found)} images has a caption, so there is nothing to learn. "
                 "Give data.train.captions a file that has some."
             )
-        return found
+        return _subset(found, self.data.subset)
 
     @cached_property
     def validation(self) -> Sequence[CaptionExample] | None:
@@ -243,7 +252,7 @@ class TranslationSplits(Splits[TranslationData, TranslationExample]):
     @cached_property
     def train(self) -> Sequence[TranslationExample]:
         """What to train on; see :class:`Splits`."""
-        return self._read(self.data.train)
+        return _subset(self._read(self.data.train), self.data.subset)
 
     @cached_property
     def validation(self) -> Sequence[TranslationExample] | None:
@@ -274,3 +283,13 @@ class TranslationSplits(Splits[TranslationData, TranslationExample]):
         key = "data.sentences"
         name = fill_template(self.data.sentences, key, split=split, language=language)
         return inside(self.root, name, key)
+
+
+def _subset(examples: Table[Kind] | Joined[Kind], subset: Subset | None) -> Sequence[Kind]:
+    """The examples of a share of the images, rounded, at least one; one without an image counts as its own."""
+    if subset is None:
+        return examples
+    names = [index if name is None else name for index, name in enumerate(examples.names())]
+    order = shuffled(names, subset.seed)
+    chosen = set(order[: max(1, round(subset.share * len(order)))])
+    return examples.select([index for index, name in enumerate(names) if name in chosen])
