@@ -25,8 +25,8 @@ class Relations(PairTerm):
 
         L = 1/3 sum_{A in Q, K, V} sum_{r < R} KL( rel(A^T_r) || rel(A^S_r) ),    rel(A) = softmax( A A' / sqrt(d_R) )
 
-    in nats, the mean over the rows that count in both models. MiniLMv2 (Wang et al. 2021, arXiv:2012.15828), equations
-    3-6, which divides by R as well; it compares one layer of each model, which an explicit pairing says. Any numbers of
+    in nats, the mean over the rows that count in both models. MiniLMv2 (Wang et al. 2021, arXiv:2012.15828), section
+    3.1, which divides by R as well; it compares one layer of each model, which an explicit pairing says. Any numbers of
     heads will do, if R divides all widths. Tokens that are padding or that no query may attend have no part in it.
     Vectors are taken as attention takes them, so with their positions rotated in. Causality is no part of relations
     here; MiniLMv2 has encoders alone.
