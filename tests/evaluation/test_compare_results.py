@@ -6,7 +6,7 @@ import pytest
 
 from amad.errors import RecipeError
 from amad.evaluation.compare_files import markdown, rows, write_results
-from amad.evaluation.compare_jobs import Remaining, remaining
+from amad.evaluation.compare_jobs import Remaining, choose, remaining
 from amad.evaluation.compare_plan import Arm
 from amad.evaluation.compare_results import summarise
 from amad.records import read_records
@@ -94,6 +94,20 @@ def test_unequal_budgets_are_refused(three, leave, tmp_path):
     leave.finish(run, 74.0, examples=321)
     with pytest.raises(RecipeError, match="had 320 examples, and amad, seed 1 had 321"):
         summarise(three, tmp_path, NOTHING)
+
+
+@pytest.mark.parametrize("place", ["teacher", "runs/logits/seed-1"])
+def test_figures_of_other_data_are_refused(three, leave, tmp_path, place):
+    leave.evaluated(tmp_path / place, 51.0, data="other")
+    with pytest.raises(RecipeError, match="were evaluated on different data"):
+        summarise(three, tmp_path, NOTHING)
+
+
+def test_a_trial_that_diverged_is_not_chosen(describe, leave, tmp_path):
+    one = describe.comparison("none", "amad", search={"weight": (1, 3, 9)})
+    for trial, value in zip(one.trials(tmp_path, one.arms[1]), (float("nan"), 0.0, 5.0), strict=True):
+        leave.finish(trial, value)
+    assert choose(one, tmp_path, one.arms[1]).setting == ("objective.attention.weight=9",)
 
 
 def test_what_is_reported_is_not_what_was_validated(describe, leave, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from amad.errors import DataError, RecipeError
 from amad.evaluation.compare_plan import MAIN_FIGURES
 from amad.evaluation.compare_runs import (
+    Reported,
     check_budgets,
     differing_environments,
     differing_starts,
@@ -113,11 +114,11 @@ def test_records_that_lack_their_end_are_named(run, leave):
 def test_what_was_evaluated(tmp_path, leave):
     assert read_reported(tmp_path, "vqa") is None
     leave.evaluated(tmp_path, 71.25)
-    assert read_reported(tmp_path, "vqa") == 71.25
+    assert read_reported(tmp_path, "vqa") == Reported(71.25, "abc")
     leave.evaluated(tmp_path, None)
     with pytest.raises(DataError, match="nothing to score against"):
         read_reported(tmp_path, "vqa")
-    with pytest.raises(DataError, match="has no BLEU"):
+    with pytest.raises(DataError, match=r"is not what amad evaluate writes.*BLEU"):
         read_reported(tmp_path, "translation")
 
 

@@ -1,6 +1,7 @@
 """The runs of a comparison that are still to be made: each a few ordinary commands, in processes of their own."""
 
 import contextlib
+import math
 import os
 import shlex
 import signal
@@ -96,7 +97,11 @@ def choose(comparison: Comparison, folder: Path, arm: Arm) -> Choice:
     figures = [figure for _, figure in found if figure is not None]
     if len(figures) < len(found):
         return Choice(None, tuple(found))
-    return Choice(trials[figures.index(max(figures))].setting, tuple(found))
+    # A run that diverged may have a figure that is no number; it is never the best.
+    best = max(
+        range(len(figures)), key=lambda number: -math.inf if math.isnan(figures[number]) else figures[number]
+    )
+    return Choice(trials[best].setting, tuple(found))
 
 
 def remaining(comparison: Comparison, folder: Path) -> Remaining:

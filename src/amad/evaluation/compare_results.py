@@ -17,6 +17,7 @@ from amad.evaluation.compare_plan import MAIN_FIGURES, Arm, Comparison, PlannedR
 from amad.evaluation.compare_runs import (
     RunOutcome,
     check_budgets,
+    check_same_data,
     differing_environments,
     differing_starts,
     examples_to,
@@ -49,25 +50,28 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
         ``n_reached`` and ``seconds`` (median).
 
     Raises:
-        RecipeError: if budgets differ, or the records of a run are of another recipe.
+        RecipeError: if budgets or the data that is reported on differ, or records are of another recipe.
         DataError: if a file of a run cannot be read.
     """
     figure, decimals = MAIN_FIGURES[comparison.recipe.task]
     task = comparison.recipe.task
     teacher = read_reported(folder / TEACHER_FOLDER, task)
     curve_teacher = read_reported(folder / VALIDATED_FOLDER, task) if comparison.report else teacher
+    compared = {} if teacher is None else {"the teacher": teacher}
     choices = {arm.label: choose(comparison, folder, arm) for arm in comparison.arms}
     outcomes: list[tuple[PlannedRun, RunOutcome]] = []
     reported: dict[str, dict[int, float]] = {arm.label: {} for arm in comparison.arms}
     for arm in comparison.arms:
         setting = choices[arm.label].setting
         for run in [] if setting is None else comparison.runs(folder, arm, setting):
-            value = read_reported(run.folder, task)
-            if value is not None and run_state(run) == "finished":
+            found = read_reported(run.folder, task)
+            if found is not None and run_state(run) == "finished":
                 outcomes.append((run, read_outcome(run)))
-                reported[arm.label][run.seed] = value
+                reported[arm.label][run.seed] = found.value
+                compared[run.name] = found
     check_budgets(outcomes)
-    target = None if curve_teacher is None else TARGET_SHARE * curve_teacher
+    check_same_data(compared)
+    target = None if curve_teacher is None else TARGET_SHARE * curve_teacher.value
     runs = [_run_row(run, outcome, reported[run.arm.label][run.seed], target) for run, outcome in outcomes]
     n_done = len(runs)
     return {
@@ -77,12 +81,20 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
         "n_seeds": comparison.n_seeds,
         "n_comparisons": comparison.n_comparisons,
         "confidence": CONFIDENCE,
-        "teacher": teacher,
+        "teacher": None if teacher is None else teacher.value,
         "examples": outcomes[0][1].examples if outcomes else None,
         "steps": outcomes[0][1].steps if outcomes else None,
         "unfinished": comparison.n_seeds * len(comparison.arms) - n_done,
         "arms": [
-            _arm_row(comparison, arm, choices[arm.label], reported, runs, teacher) for arm in comparison.arms
+            _arm_row(
+                comparison,
+                arm,
+                choices[arm.label],
+                reported,
+                runs,
+                None if teacher is None else teacher.value,
+            )
+            for arm in comparison.arms
         ],
         "runs": runs,
         "notes": _notes(comparison, choices, outcomes, left),
@@ -175,8 +187,9 @@ def _notes(
     if outcomes:
         outcome = outcomes[0][1]
         notes.append(
-            f"Every run: {outcome.steps:,} optimiser steps, {outcome.examples:,} examples; equal examples, not equal "
-            f"seconds. Examples to 90 % of the teacher are read off the evaluations while training; medians over seeds."
+            f"Every run: {outcome.steps:,} optimiser steps, {outcome.examples:,} examples. Equal examples are not "
+            f"equal seconds, which are of training alone and depend on what else ran. Examples to 90 % of the "
+            f"teacher are read off the evaluations while training. Both are medians over seeds."
         )
     if comparison.search:
         notes += _search_notes(comparison, choices)

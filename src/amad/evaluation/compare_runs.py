@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,24 +125,57 @@ def read_outcome(run: PlannedRun) -> RunOutcome:
     )
 
 
-def read_reported(folder: Path, task: str) -> float | None:
-    """The main figure that ``amad evaluate`` found for what is in this folder; None if it did not run yet.
+@dataclass(frozen=True)
+class Reported:
+    """What ``amad evaluate`` found.
+
+    Attributes:
+        value: The main figure.
+        data: Digest of the items that it is of.
+    """
+
+    value: float
+    data: str
+
+
+def read_reported(folder: Path, task: str) -> Reported | None:
+    """What ``amad evaluate`` found for what is in this folder; None if it did not run yet.
 
     Raises:
-        DataError: if its file cannot be read or has no such figure.
+        DataError: if its file cannot be read or has no main figure.
     """
     path, (figure, _) = folder / METRICS_FILE, MAIN_FIGURES[task]
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))[figure]
+        document = json.loads(path.read_text(encoding="utf-8"))
+        value, data = document[figure], document["digests"]["data"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} has no {figure} ({error}). Remove it, so that it is made again.") from None
+        raise DataError(
+            f"{path} is not what amad evaluate writes ({error}). Remove it, so that it is made again."
+        ) from None
     if not isinstance(value, int | float):
         raise DataError(
             f"{path} has {figure} = {value!r}: there is nothing to score against. Name other data."
         )
-    return float(value)
+    return Reported(float(value), str(data))
+
+
+def check_same_data(reported: Mapping[str, Reported]) -> None:
+    """See that all figures, by the name of what they are of, are of the same items.
+
+    Raises:
+        RecipeError: naming two that differ.
+    """
+    seen: dict[str, str] = {}
+    for name, one in reported.items():
+        seen.setdefault(one.data, name)
+    if len(seen) > 1:
+        first, second = list(seen.values())[:2]
+        raise RecipeError(
+            f"{first} and {second} were evaluated on different data: the files changed in between. Remove the older "
+            f"{METRICS_FILE}, so that it is made again."
+        )
 
 
 def check_budgets(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> None:
