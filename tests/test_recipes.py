@@ -63,7 +63,7 @@ FAMILIES = {
 
 
 # Run in test_recipes_pretraining.py.
-PRETRAINING = {"flickr8k-pretrain-vlt5.yaml", "vlt5-pretrain.yaml"}
+PRETRAINING = {"flickr8k-pretrain-blip.yaml", "flickr8k-pretrain-vlt5.yaml", "vlt5-pretrain.yaml"}
 
 
 def test_no_recipe_is_left_out():

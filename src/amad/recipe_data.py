@@ -326,6 +326,7 @@ class PretrainingData(DataSection):
         region_names: For ``describe`` and ``find`` where there are region features.
         boxes: For the same where the model reads images as patches.
         mask_ratio: Share of a caption's words that ``span`` leaves out.
+        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored.
         max_input_tokens: Longer texts are cut.
         max_target_tokens: Longer targets are cut.
         max_validation_examples: Validate on the first so many images and questions; all when absent.
@@ -337,6 +338,7 @@ class PretrainingData(DataSection):
     region_names: RegionNames | None = None
     boxes: BoxFiles | None = None
     mask_ratio: float = Field(0.15, gt=0, lt=1)
+    augment: Augmentation | None = None
     max_input_tokens: int = Field(20, gt=0)
     max_target_tokens: int = Field(20, gt=0)
     max_validation_examples: int | None = Field(None, gt=0)
@@ -365,6 +367,8 @@ class PretrainingData(DataSection):
 
     @model_validator(mode="after")
     def _names_of_what_is_seen(self) -> Self:
+        if self.boxes is not None and self.augment is not None:
+            raise ValueError("data.augment shows other parts of images than those in which data.boxes lie")
         if self.region_names is not None and self.regions is None:
             raise ValueError("data.region_names are the names of data.regions, which are missing")
         if self.boxes is not None and self.regions is not None:

@@ -26,6 +26,7 @@ def record_kept(parts: "RunParts", model: "PreTrainedModel", folder: Path) -> No
     """
     from amad.cli.progress import counted
     from amad.data.pretraining import PretrainingDataset
+    from amad.data.pretraining_pairs import CaptionPairs
     from amad.evaluation.evaluate import Decoding
     from amad.evaluation.examples import EXAMPLES_FOLDER, measure_latency, write_examples
     from amad.records import RunRecords
@@ -38,8 +39,8 @@ def record_kept(parts: "RunParts", model: "PreTrainedModel", folder: Path) -> No
     train, validation = parts.task.train, parts.task.validation
     new_tokens = values["generation_max_length"] - 1
     told: dict[str, dict[str, Any]] = {name: {} for name in models}
-    # Of pre-training, which mixes tasks, there is nothing that both would answer.
-    asked = None if isinstance(validation, PretrainingDataset) else validation
+    # In pre-training, which mixes tasks, there is nothing that both would answer.
+    asked = None if isinstance(validation, PretrainingDataset | CaptionPairs) else validation
     if parts.teacher is not None and asked is not None:
         told = write_examples(
             folder / EXAMPLES_FOLDER,

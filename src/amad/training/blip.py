@@ -14,12 +14,14 @@ from transformers import (
 
 from amad.data.blip_collate import BlipCollator
 from amad.data.images import ImageTransform
+from amad.data.pretraining_pairs import PairCollator
 from amad.errors import RecipeError, ShapeError
+from amad.models.blip_pretraining import BlipForPretraining, fine_tuned
 from amad.models.blip_seq2seq import as_seq2seq
 from amad.models.sizes import BLIP_INITIALIZER_RANGE
 from amad.models.student import check_one_width
 from amad.recipe import nearest_key
-from amad.recipe_data import CaptionData, RecipeData, VqaData
+from amad.recipe_data import CaptionData, PretrainingData, RecipeData, VqaData
 
 _LONGEST_REASON = 300
 _PARTS = ("text_config", "vision_config")
@@ -84,10 +86,14 @@ def blip_collator(
             f"the task needs a {needed.__name__}, and the checkpoint is a {type(model).__name__}. Give one of that "
             "class."
         )
+    collator: BlipCollator
     texts: Literal["questions", "captions"] = "questions" if isinstance(data, VqaData) else "captions"
-    collator = BlipCollator(
-        tokenizer, texts, image_transform, data.max_input_tokens, data.max_target_tokens, pad_to_max
-    )
+    if isinstance(data, PretrainingData):
+        collator = PairCollator(tokenizer, image_transform, data.max_input_tokens, data.max_target_tokens)
+    else:
+        collator = BlipCollator(
+            tokenizer, texts, image_transform, data.max_input_tokens, data.max_target_tokens, pad_to_max
+        )
     for name in ("bos_token_id", "sep_token_id", "pad_token_id"):
         ours, its = getattr(tokenizer, name), getattr(model.config.text_config, name)
         if ours != its:
@@ -98,13 +104,32 @@ def blip_collator(
     return collator
 
 
+def check_blip_task(data: RecipeData) -> None:
+    """See that BLIP has a model for a task.
+
+    Raises:
+        RecipeError: if it has none.
+    """
+    _model_class(data)
+
+
+def fitted(model: PreTrainedModel, data: RecipeData) -> PreTrainedModel:
+    """The model itself; of a BLIP that was pre-trained, the parts that another task has, as the model of that task."""
+    if not isinstance(model, BlipForPretraining) or isinstance(data, PretrainingData):
+        return model
+    return fine_tuned(model, _model_class(data))
+
+
 def _model_class(data: RecipeData) -> type[PreTrainedModel]:
     if isinstance(data, VqaData):
         return BlipForQuestionAnswering  # type: ignore[no-any-return]
     if isinstance(data, CaptionData):
         return BlipForConditionalGeneration  # type: ignore[no-any-return]
+    if isinstance(data, PretrainingData) and data.learns_pairs:
+        return BlipForPretraining
     raise RecipeError(
-        "BLIP answers questions and captions images. Give another model, or task: vqa or captions."
+        "BLIP answers questions, captions images, and is pre-trained with data.tasks contrast, match and caption. Give "
+        "another model, or one of these tasks."
     )
 
 

@@ -10,13 +10,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from amad.data.captions import CaptionDataset
 from amad.data.images import Pixels
 from amad.data.pretraining import PretrainingDataset
+from amad.data.pretraining_pairs import CaptionPairs
 from amad.data.problems import Problems
 from amad.data.translation import TranslationDataset
 from amad.data.vqa import GIB, VqaDataset
+from amad.losses.objective import Term
+from amad.losses.task import TaskLoss
+from amad.recipe import TaskTerm
 from amad.recipe_data import DataSection
 from amad.training.splits import Splits
 
-TaskDataset = VqaDataset | CaptionDataset | TranslationDataset | PretrainingDataset
+TaskDataset = VqaDataset | CaptionDataset | TranslationDataset | PretrainingDataset | CaptionPairs
 Prepare = Callable[[Image.Image], Pixels]
 
 
@@ -90,6 +94,15 @@ class LearnedTask(ABC):
     def kinds(self) -> tuple[str, ...]:
         """Names of the kinds of items that batches mix, in the order of their numbers; empty for one task alone."""
         return ()
+
+    def terms(self, chosen: TaskTerm) -> dict[str, tuple[float, Term]]:
+        """What is learned from the ground truth: terms of the objective by name, with their weights.
+
+        Args:
+            chosen: What the recipe says of it.
+        """
+        loss = TaskLoss(reduction=chosen.reduction, label_smoothing=chosen.label_smoothing, kinds=self.kinds)
+        return {"task": (chosen.weight, loss)}
 
     def check_model(self, model: PreTrainedModel) -> None:
         """See that a model sees what the task speaks of.

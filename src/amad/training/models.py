@@ -19,6 +19,7 @@ import amad.models.vlt5  # noqa: F401 - registers the model type
 from amad.data.collate import Seq2SeqCollator
 from amad.data.images import ImageTransform
 from amad.errors import RecipeError, ShapeError
+from amad.models.blip_pretraining import BlipForPretraining
 from amad.models.blip_seq2seq import is_seq2seq
 from amad.models.load import load_tokenizer
 from amad.recipe import nearest_key
@@ -95,7 +96,7 @@ def new_collator(
         RecipeError: if the data has a form that the model does not read, or a BLIP is for another task.
         ShapeError: if a BLIP's tokenizer numbers the tokens otherwise than the model.
     """
-    if is_seq2seq(model):
+    if is_seq2seq(model) or isinstance(model, BlipForPretraining):
         return blip_collator(model, tokenizer, image_transform, data, pad_to_max)
     if isinstance(data, VqaData) and (data.targets == "every" or data.ranking is not None):
         key = "targets: every" if data.targets == "every" else "ranking"

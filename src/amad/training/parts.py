@@ -29,13 +29,14 @@ from amad.losses.logits import LogitsDistillation
 from amad.losses.methods import attention_term
 from amad.losses.objective import Objective, Term
 from amad.losses.pairs import PairTerm
-from amad.losses.task import TaskLoss
 from amad.models.blip_images import resize_images
+from amad.models.blip_pretraining import BlipForPretraining
 from amad.models.checkpoint import located
-from amad.models.load import load_model, load_tokenizer
+from amad.models.load import load_model, load_tokenizer, model_type
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
 from amad.recipe_data import DataSection, RecipeData
+from amad.training.blip import check_blip_task, fitted
 from amad.training.callbacks import counted, progress_bar
 from amad.training.importance import measure_importance
 from amad.training.models import check_same_words, check_sight, new_collator, new_model
@@ -78,6 +79,8 @@ class RunParts:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer, the model's own, or one trained on the words of the training set."""
         model = self.recipe.model
+        if self._is_new_blip or (self._home is not None and model_type(self._home) == "blip"):
+            check_blip_task(self.recipe.data)
         folder = self._home or (model.tokenizer if model is not None else None)
         if folder is None:
             train = train_wordpiece if self._is_new_blip else train_tokenizer
@@ -157,7 +160,7 @@ class RunParts:
         recipe, student = self.recipe, self.recipe.student
         if student is not None and self.teacher is not None:
             if student.path is not None:
-                own = load_model(student.path, dtype=torch.float32)
+                own = fitted(load_model(student.path, dtype=torch.float32), recipe.data)
                 check_compatible(own, self.teacher)
                 check_same_words(student.path, self.tokenizer)
                 return own
@@ -170,7 +173,7 @@ class RunParts:
             config = student_config(self.teacher.config, **sizes, **student.config)
             return build_student(self.teacher, config, init=student.init, seed=recipe.seed)
         if recipe.model is not None and recipe.model.path is not None:
-            loaded = load_model(recipe.model.path, dtype=torch.float32)
+            loaded = fitted(load_model(recipe.model.path, dtype=torch.float32), recipe.data)
             if recipe.model.image_size is not None:
                 resize_images(loaded, recipe.model.image_size)
             return loaded
@@ -201,6 +204,11 @@ class RunParts:
         pairs = {
             (pair.student, pair.teacher): pair for pair in (*self.hidden_pairing, *self.attention_pairing)
         }
+        if pairs and isinstance(self.model, BlipForPretraining):
+            raise RecipeError(
+                "BLIP's pre-training reads each caption three times, so its attention is not one map to compare. Set "
+                "objective.attention and objective.hidden to null, or distil a model that was fine-tuned from it."
+            )
         return Pairing(tuple(pairs.values()))
 
     @cached_property
@@ -261,14 +269,7 @@ class RunParts:
         chosen = self.recipe.objective
         terms: dict[str, tuple[float, Term]] = {}
         if chosen.task is not None:
-            terms["task"] = (
-                chosen.task.weight,
-                TaskLoss(
-                    reduction=chosen.task.reduction,
-                    label_smoothing=chosen.task.label_smoothing,
-                    kinds=self.task.kinds,
-                ),
-            )
+            terms |= self.task.terms(chosen.task)
         if self.with_teacher and chosen.logits is not None:
             terms["logits"] = (
                 chosen.logits.weight,

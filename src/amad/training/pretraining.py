@@ -5,6 +5,7 @@ from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from amad.data.augmentation import CropAndFlip
 from amad.data.captions import CaptionDataset, CaptionExample
 from amad.data.paths import inside
 from amad.data.pretraining import MATCHED, MISMATCHED, PretrainingDataset
@@ -13,6 +14,7 @@ from amad.data.table import Joined
 from amad.data.vqa import VqaDataset, VqaExample
 from amad.data.waiting import Wait, unseen
 from amad.errors import DataError, RecipeError
+from amad.models.blip_pretraining import BlipForPretraining
 from amad.recipe_data import PretrainingData, PretrainingFiles
 from amad.training.learned import LearnedTask, Prepare, pixels_of
 from amad.training.splits import Splits
@@ -106,6 +108,7 @@ class PretrainingTask(LearnedTask):
         seed: Of the draws.
         prepare: Makes the array of an image before it is kept in memory; its pixels when None.
         wait: Shows how far it is where reading takes long.
+        augment: Gives another view of each training image in each epoch.
 
     Raises:
         DataError: if ``data.root`` is no folder.
@@ -115,12 +118,17 @@ class PretrainingTask(LearnedTask):
     training_items = "captions"
 
     def __init__(
-        self, data: PretrainingData, seed: int, prepare: Prepare | None, wait: Wait = unseen
+        self,
+        data: PretrainingData,
+        seed: int,
+        prepare: Prepare | None,
+        wait: Wait = unseen,
+        augment: CropAndFlip | None = None,
     ) -> None:
         self.splits: PretrainingSplits = PretrainingSplits(data, wait)
         self._data = data
         self._seed = seed
-        self._common = pixels_of(data, prepare)
+        self._common = pixels_of(data, prepare) | {"augment": augment}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -154,11 +162,16 @@ class PretrainingTask(LearnedTask):
         return self.validation is not None
 
     def check_model(self, model: PreTrainedModel) -> None:
-        """See that named boxes lie on the patches that the model has.
+        """See that a model learns from texts, and that named boxes lie on the patches that it has.
 
         Raises:
-            RecipeError: if they lie on another grid.
+            RecipeError: if it is BLIP, or they lie on another grid.
         """
+        if isinstance(model, BlipForPretraining):
+            raise RecipeError(
+                f"data.tasks {', '.join(self.kinds)} are those of an encoder-decoder, and the model is BLIP. Give "
+                "contrast, match and caption, or another model."
+            )
         boxes, grid = self._data.boxes, getattr(model, "visual_grid", None)
         if boxes is not None and self.splits.objects is not None and grid != (boxes.grid, boxes.grid):
             seen = "no grid of patches" if grid is None else f"{grid[0]} x {grid[1]} patches"
@@ -194,7 +207,7 @@ class PretrainingTask(LearnedTask):
     ) -> PretrainingDataset:
         asked = None
         if questions is not None:
-            asked = VqaDataset(questions, training, seed=self._seed, regions=self.splits.regions)
+            asked = VqaDataset(questions, training, seed=self._seed, **self._seen)
         return PretrainingDataset(
             CaptionDataset(captions, training, **self._seen),
             self._data.drawn_tasks,

@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from amad.data.captions import CaptionDataset
 from amad.data.paths import write_whole
 from amad.data.pretraining import PretrainingDataset
+from amad.data.pretraining_pairs import CaptionPairs
 from amad.data.vqa import VqaDataset
 from amad.errors import RecipeError
 from amad.models.load import save_checkpoint
@@ -238,7 +239,7 @@ class TrainingRun:
         doing = "distilling" if self.with_teacher else "training"
         shown = ShownProgress(self.console, doing, self.parts.task.main_figure)
         trainer.add_callback(shown)
-        if isinstance(train, VqaDataset | CaptionDataset | PretrainingDataset):
+        if isinstance(train, VqaDataset | CaptionDataset | PretrainingDataset | CaptionPairs):
             trainer.add_callback(AnnouncedEpoch(train.set_epoch))
         return trainer, shown
 

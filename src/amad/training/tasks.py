@@ -18,6 +18,7 @@ from amad.metrics import translation as translation_metrics
 from amad.recipe_data import CaptionData, PretrainingData, RecipeData, TranslationData, VqaData
 from amad.training.learned import GeneratingTask, LearnedTask, Prepare, TaskDataset, pixels_of
 from amad.training.pretraining import PretrainingTask
+from amad.training.pretraining_pairs import PairsTask
 from amad.training.splits import CaptionSplits, TranslationSplits, VqaSplits
 
 __all__ = [
@@ -289,7 +290,9 @@ def load_task(
     if isinstance(data, TranslationData):
         return TranslationTask(data, prepare, wait)
     if isinstance(data, PretrainingData):
-        return PretrainingTask(data, seed, prepare, wait)
+        if data.learns_pairs:
+            return PairsTask(data, prepare, wait, augment)
+        return PretrainingTask(data, seed, prepare, wait, augment)
     return VqaTask(data, seed, prepare, wait, augment)
 
 
