@@ -128,8 +128,8 @@ def _model_class(data: RecipeData) -> type[PreTrainedModel]:
     if isinstance(data, PretrainingData) and data.learns_pairs:
         return BlipForPretraining
     raise RecipeError(
-        "BLIP answers questions and captions images, and is pre-trained with data.tasks contrast, match and caption. Give "
-        "another model, or one of these tasks."
+        "BLIP answers questions and captions images, and is pre-trained with data.tasks contrast, match and caption. "
+        "Give another model, or one of these tasks."
     )
 
 
