@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,11 +9,12 @@ from typing import Any, overload
 
 import datasets
 import numpy as np
+from filelock import FileLock
 
-from amad.data.paths import ImageFolders
+from amad.data.paths import ImageFolders, new_folder
 from amad.data.problems import BadExample, Problems
 from amad.data.rows import Example, RowForm
-from amad.data.waiting import Wait, unseen
+from amad.data.waiting import Advance, Wait, unseen
 from amad.errors import DataError
 
 _PORTION = 1000
@@ -185,11 +184,21 @@ def stored_table(
         raise
     key = json.dumps([_rules(), sorted(form.features), contents, list(how)])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "amad" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if not folder.is_dir():
-        with wait(f"reading {sources[0].name}", 1) as advance:
-            fresh = Problems(problems.policy)
-            _store(folder, form, read(fresh), fresh)
-            advance(1, 1)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # The processes of one run come here together: one reads, the others wait and find it.
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():
+                fresh = Problems(problems.policy)
+                with wait(f"reading {sources[0].name}", 1):
+                    examples = read(fresh)
+                with wait(f"storing {sources[0].name}", len(examples)) as advance:
+                    _store(folder, form, examples, fresh, advance)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
+            "HF_DATASETS_CACHE to a folder that you may write to."
+        ) from None
     for line in (folder / _BAD).read_text(encoding="utf-8").splitlines():
         bad = BadExample(**json.loads(line))
         with problems.at(Path(bad.file), bad.entry):
@@ -197,25 +206,18 @@ def stored_table(
     return Table(datasets.load_from_disk(str(folder)), form, sources[0], folders)
 
 
-def _store(folder: Path, form: RowForm[Example], examples: list[Example], problems: Problems) -> None:
-    """Write under another name and rename, so that no process sees a part."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-        try:
-            rows = [form.row(example) for example in examples]
-            datasets.Dataset.from_list(rows, features=form.features).save_to_disk(str(temporary))
-            problems.write(temporary / _BAD)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        # Another process may have been faster.
-        if not folder.is_dir():
-            raise DataError(
-                f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
-                "HF_DATASETS_CACHE to a folder that you may write to."
-            ) from None
+def _store(
+    folder: Path, form: RowForm[Example], examples: list[Example], problems: Problems, advance: Advance
+) -> None:
+    """Write under another name and rename: what an interruption leaves is never taken for a whole."""
+    with new_folder(folder) as temporary:
+        parts = []
+        for start in range(0, len(examples), _PORTION):
+            portion = [form.row(example) for example in examples[start : start + _PORTION]]
+            parts.append(datasets.Dataset.from_list(portion, features=form.features))
+            advance(start + len(portion), len(examples))
+        datasets.concatenate_datasets(parts).save_to_disk(str(temporary))
+        problems.write(temporary / _BAD)
 
 
 @cache
