@@ -13,6 +13,7 @@ _HOME = {
     "AttentionRecord": "amad.capture.record",
     "DistillationArguments": "amad.training.arguments",
     "DistillationTrainer": "amad.training.trainer",
+    "HiddenStates": "amad.losses.hidden",
     "LogitsDistillation": "amad.losses.logits",
     "Objective": "amad.losses.objective",
     "Pairing": "amad.training.pairing",
@@ -20,6 +21,8 @@ _HOME = {
     "TaskLoss": "amad.losses.task",
     "VLT5Config": "amad.models.vlt5",
     "VLT5ForConditionalGeneration": "amad.models.vlt5",
+    "apply_method": "amad.methods",
+    "attention_term": "amad.losses.methods",
     "find_sites": "amad.capture.sites",
 }
 
