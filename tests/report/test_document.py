@@ -19,6 +19,32 @@ def test_runs_are_named_below_what_they_have_in_common(tmp_path):
     assert [run["group"] for run in found["runs"]] == [0, 0]
 
 
+def test_a_run_inside_of_another_has_a_name_of_its_own(tmp_path):
+    outer = write_run(tmp_path / "outer")
+    found = documented(outer, write_run(outer / "inner"))
+    assert [run["name"] for run in found["runs"]] == ["outer", "inner"]
+
+
+def test_a_sample_stands_for_the_score_of_a_teacher_until_all_were_asked(tmp_path):
+    folder = write_run(tmp_path / "one", accuracy=81.0)
+    with RunRecords(folder / "records.jsonl") as records:
+        records.write(
+            "model", who="teacher", sample_score=90.0, sample_low=85.0, sample_high=94.0, sample_items=200
+        )
+    teacher = documented(folder)["teacher"]
+    assert (teacher["score"], teacher["low"], teacher["high"], teacher["sample"]) == (90.0, 85.0, 94.0, 200)
+    with RunRecords(folder / "records.jsonl") as records:
+        records.write("model", who="student", sample_score=72.0, sample_items=200)
+    # 72 of 90 on the same examples, and not the 81 of all; nothing is said of when the student got there.
+    (group,) = documented(folder)["groups"]
+    assert (group["share"], group["target"]) == (pytest.approx(80), None)
+    with RunRecords(folder / "records.jsonl") as records:
+        records.write("model", who="teacher", score=92.0, score_items=3200)
+    found = documented(folder)
+    assert (found["teacher"]["score"], "sample" in found["teacher"]) == (92.0, False)
+    assert found["groups"][0]["share"] == pytest.approx(100 * 81 / 92)
+
+
 def test_the_teacher_of_a_run_is_found_among_the_runs(tmp_path):
     teacher = write_run(tmp_path / "teacher", accuracy=90.0, with_teacher=False, teacher=None)
     student = write_run(tmp_path / "student", accuracy=81.0, teacher=str(teacher / "model"))

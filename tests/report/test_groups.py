@@ -4,7 +4,8 @@ import pytest
 from scipy import stats
 from story import write_run
 
-from amad.report.groups import group_runs, interval, paired_difference
+from amad.evaluation import statistics as evaluated
+from amad.report.groups import group_runs, interval, paired_differences
 from amad.report.run import read_run
 
 
@@ -84,5 +85,27 @@ def test_two_methods_are_compared_at_the_seeds_that_both_have(tmp_path):
     ]
     taught = [{"seed": seed, "accuracy": value} for seed, value in ((1, 78.0), (0, 74.0), (9, 99.0))]
     first, second = group_runs(runs(tmp_path, *alone, *taught))
-    assert paired_difference(first, second) == interval([4.0, 6.0])
-    assert paired_difference(first, group_runs(runs(tmp_path / "far", {"seed": 7}))[0]) is None
+    assert paired_differences([first, second]) == [(first, second, interval([4.0, 6.0]))]
+    assert paired_differences([first, *group_runs(runs(tmp_path / "far", {"seed": 7}))]) == []
+
+
+def test_several_comparisons_have_wider_intervals_that_hold_together(tmp_path):
+    values = {"alone": (70.0, 72.0, 75.0), "kl": (80.0, 81.0, 85.0), "mse": (79.0, 83.0, 80.0)}
+    described = []
+    for name, scores in values.items():
+        objective = {"task": {"weight": 1.0}, "attention": {"weight": 1.0, "variant": name}}
+        changes = {"with_teacher": False} if name == "alone" else {"objective": objective}
+        described += [{"seed": seed, "accuracy": value} | changes for seed, value in enumerate(scores)]
+    found = paired_differences(group_runs(runs(tmp_path, *described)))
+    assert [(second.name, first.name) for first, second, _ in found] == [
+        ("AMAD kl", "ground truth alone"),
+        ("AMAD mse", "ground truth alone"),
+        ("AMAD mse", "AMAD kl"),
+    ]
+    for (_, _, interval_found), one, other in zip(
+        found, ("kl", "mse", "mse"), ("alone", "alone", "kl"), strict=True
+    ):
+        theirs = evaluated.paired_difference(values[one], values[other], n_comparisons=3)
+        assert interval_found.mean == pytest.approx(theirs.mean)
+        assert interval_found.low == pytest.approx(theirs.low)
+        assert interval_found.high == pytest.approx(theirs.high)

@@ -89,3 +89,20 @@ def test_records_without_a_recipe_are_refused(tmp_path):
         records.write("note", text="alone")
     with pytest.raises(DataError, match="names no recipe"):
         read_run(tmp_path)
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path):
+    folder = write_run(tmp_path / "one", accuracy=80.0)
+    with RunRecords(folder / "records.jsonl") as records:
+        story.begin(records, story.recipe(), resumed_from=40)
+        story.score(records, 50, 81.0)
+    run = read_run(folder)
+    assert (run.final, run.train_seconds, run.score) == ({}, None, 81.0)
+    assert [step for step, _, _ in run.curve] == [10, 20, 30, 40, 50]
+
+
+def test_a_score_on_all_questions_counts_before_the_one_at_the_end(tmp_path):
+    folder = write_run(tmp_path / "one", accuracy=80.0)
+    with RunRecords(folder / "records.jsonl") as records:
+        records.write("model", who="student", score=80.5, score_items=3200)
+    assert read_run(folder).score == 80.5

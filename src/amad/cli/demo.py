@@ -163,7 +163,7 @@ def _measure(run: Any, students: dict[str, Path]) -> list[dict[str, Any]]:
                 }
             )
     batch = run.parts.collator([validation[0]])
-    latencies = measure_latency(models, batch, NEW_TOKENS)
+    latencies = measure_latency(models, batch, NEW_TOKENS, repeats=20)
     for row in rows:
         row["latency_seconds"] = latencies[row["name"]]["median"]
     accuracies = {row["name"]: row["accuracy"] for row in rows}

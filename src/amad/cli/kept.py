@@ -60,6 +60,7 @@ def record_kept(parts: "RunParts", model: "PreTrainedModel", folder: Path) -> No
             records.write(
                 "model",
                 who=who,
+                parameters=models[name].num_parameters(),
                 latency_seconds=latency[name],
                 latency_tokens=new_tokens,
                 device=str(model.device),

@@ -36,7 +36,6 @@ PICTURED = 12
 WIDTH = 320
 
 _BATCH = 50
-_ROUNDS = 9
 
 
 class Examples(Protocol):
@@ -116,10 +115,10 @@ def write_examples(
 
 
 def measure_latency(
-    models: Mapping[str, PreTrainedModel], batch: Mapping[str, Any], new_tokens: int
+    models: Mapping[str, PreTrainedModel], batch: Mapping[str, Any], new_tokens: int, repeats: int = 9
 ) -> dict[str, dict[str, float]]:
     """``median`` and the quartiles ``low`` and ``high`` of the seconds of one sample, by the names of the models."""
-    found = compare_latency(models, batch, repeats=_ROUNDS, warmup=2, new_tokens=new_tokens)
+    found = compare_latency(models, batch, repeats=repeats, warmup=2, new_tokens=new_tokens)
     summaries = {}
     for name, latency in found.items():
         low, median, high = statistics.quantiles(latency.seconds, n=4, method="inclusive")

@@ -7,7 +7,7 @@ from typing import Any
 
 from amad.errors import DataError
 from amad.report.examples import read_examples
-from amad.report.groups import Group, Interval, group_runs, paired_difference
+from amad.report.groups import Group, Interval, group_runs, interval, paired_differences
 from amad.report.run import ALIGNMENT_FIGURES, SCORES, Place, Run
 from amad.report.thinning import evenly
 
@@ -88,7 +88,10 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     if len(folders) == 1:
         return {folders[0]: folders[0].name}
     common = os.path.commonpath(folders)
-    return {folder: os.path.relpath(folder, common) for folder in folders}
+    return {
+        folder: folder.name if str(folder) == common else os.path.relpath(folder, common)
+        for folder in folders
+    }
 
 
 def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
@@ -126,23 +129,37 @@ def _group_row(group: Group, teacher: Mapping[str, Any] | None) -> dict[str, Any
     score = group.score()
     models = [run.trained for run in group.runs]
     seconds = [latency for model in models if (latency := model.get("latency_seconds"))]
-    best = (teacher or {}).get("score")
+    compared = _against_teacher(group, teacher or {})
     curve = group.curve()
-    reached = [examples for examples, value in curve if best and value.mean >= TARGET_SHARE * best]
+    # A sample of the teacher's answers is no ground to say when a student reached it.
+    target = TARGET_SHARE * teacher["score"] if compared and teacher and "sample" not in teacher else None
+    reached = [examples for examples, value in curve if target and value.mean >= target]
     return {
         "name": group.name,
         "n_runs": len(group.runs),
         "score": score and score._asdict(),
         "is_teacher": group.is_teacher,
-        "share": 100 * score.mean / best if score and best and not group.is_teacher else None,
+        "share": compared,
         "parameters": next((model["parameters"] for model in models if "parameters" in model), None),
         "stacks": next((model["stacks"] for model in models if "stacks" in model), []),
         "latency_seconds": seconds[0] if seconds else None,
         "device": next((model["device"] for model in models if "device" in model), None),
-        "examples_to_target": reached[0] if reached and not group.is_teacher else None,
+        "target": target,
+        "examples_to_target": reached[0] if reached else None,
         "curve": [[examples, *_rounded(value)] for examples, value in curve],
         "runs": [[[examples, value] for _, examples, value in run.curve] for run in group.runs],
     }
+
+
+def _against_teacher(group: Group, teacher: Mapping[str, Any]) -> float | None:
+    """Percentage of the teacher's score, on the same examples; None for the teacher, or where one is not known."""
+    if group.is_teacher or not teacher.get("score"):
+        return None
+    if "sample" not in teacher:
+        score = group.score()
+        return score and 100 * score.mean / float(teacher["score"])
+    samples = [run.trained["sample_score"] for run in group.runs if "sample_score" in run.trained]
+    return 100 * interval(samples).mean / float(teacher["score"]) if samples else None
 
 
 def _rounded(value: Interval) -> list[float | None]:
@@ -150,14 +167,9 @@ def _rounded(value: Interval) -> list[float | None]:
 
 
 def _differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Of every two methods that share seeds."""
     return [
-        {"of": groups[second].name, "less": groups[first].name} | found._asdict()
-        for first in range(len(groups))
-        for second in range(len(groups))
-        if first < second
-        and not (groups[first].is_teacher or groups[second].is_teacher)
-        and (found := paired_difference(groups[first], groups[second]))
+        {"of": second.name, "less": first.name} | found._asdict()
+        for first, second, found in paired_differences([group for group in groups if not group.is_teacher])
     ]
 
 

@@ -29,15 +29,17 @@ class Interval(NamedTuple):
     n: int
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """The mean of values that differ by chance, with Student's 95 % interval of the mean.
+def interval(values: Sequence[float], n_comparisons: int = 1) -> Interval:
+    """The mean of values that differ by chance, with Student's interval of the mean.
 
-    mean +- t_{n-1, 0.975} s / sqrt(n)
+        mean +- t s / sqrt(n),  t the 1 - 0.05 / (2 n_comparisons) quantile of Student's t, n - 1 degrees of freedom
+
+    Of several comparisons all intervals hold together with at least 95 % (Bonferroni).
     """
     mean, n = fmean(values), len(values)
     if n < 2:
         return Interval(mean, None, None, n)
-    reach = float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+    reach = float(stats.t.ppf(1 - 0.05 / (2 * n_comparisons), n - 1)) * stdev(values) / math.sqrt(n)
     return Interval(mean, mean - reach, mean + reach, n)
 
 
@@ -89,14 +91,26 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     ]
 
 
-def paired_difference(first: Group, second: Group) -> Interval | None:
-    """The score of ``second`` less that of ``first``, over the seeds that both have; None if they share none."""
+def paired_differences(groups: Sequence[Group]) -> list[tuple[Group, Group, Interval]]:
+    """Of every two methods that share seeds the score of the second less that of the first, seed by seed.
+
+    All intervals hold together with at least 95 %.
+    """
+    found = [
+        (first, second, differences)
+        for number, first in enumerate(groups)
+        for second in groups[number + 1 :]
+        if (differences := _differences(first, second))
+    ]
+    return [(first, second, interval(differences, len(found))) for first, second, differences in found]
+
+
+def _differences(first: Group, second: Group) -> list[float]:
     before, after = (
         {run.recipe.get("seed"): run.score for run in group.runs if run.score is not None}
         for group in (first, second)
     )
-    differences = [after[seed] - before[seed] for seed in before if seed in after]
-    return interval(differences) if differences else None
+    return [after[seed] - before[seed] for seed in before if seed in after]
 
 
 def kind(run: Run) -> str:

@@ -56,6 +56,7 @@ def render(document: Mapping[str, Any]) -> str:
     own = {name: (templates / name).read_text(encoding="utf-8") for name in ("style.css", *SCRIPTS)}
     return environment.get_template("page.html").render(
         title=document["title"],
+        heading="What the student kept" if document["teacher"] else "What the model learned",
         generator=GENERATOR,
         style=Markup(own["style.css"]),
         script=Markup("\n".join(own[name] for name in SCRIPTS)),
@@ -65,7 +66,7 @@ def render(document: Mapping[str, Any]) -> str:
         notices=_notices(document),
         method_columns=METHOD_COLUMNS,
         method_rows=[_method_row(group, document) for group in document["groups"]],
-        differences=[_difference(found, document) for found in document["differences"]],
+        differences=[_difference(found, document) for found in document["differences"]] + _hints(document),
         n_runs=len(document["runs"]),
         runs=[_run_facts(run, document) for run in document["runs"]],
         footer=f"Made by amad {__version__} from the records of {_many(len(document['runs']), 'run')}. "
@@ -127,8 +128,9 @@ def _lead(document: Mapping[str, Any]) -> list[str]:
         score = f"{_score(group['score']['mean'], document)} {document['score']['name']}"
         line = f"{_capital(group['name'])}: {score}{size}"
         if group["share"] is not None:
-            line += f", {group['share']:.1f} % of the teacher's {_score(teacher['score'], document)}"
-            line += f" (on {teacher['sample']} examples)" if teacher.get("sample") else ""
+            sample = teacher.get("sample")
+            where = f"; on {sample} examples that both answered" if sample else ""
+            line += f"{where}, {group['share']:.1f} % of the teacher's {_score(teacher['score'], document)}"
             if teacher.get("parameters") and group["parameters"]:
                 line += f", at {100 * group['parameters'] / teacher['parameters']:.0f} % of its size"
         lines.append(line + ".")
@@ -155,6 +157,16 @@ def _notices(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _hints(document: Mapping[str, Any]) -> list[str]:
+    """What would be needed for a share of the teacher."""
+    teacher = document["teacher"]
+    if teacher is None or teacher.get("score") is not None:
+        return []
+    return [
+        "The teacher's score is not known. Name the run that trained it as well: amad report TEACHER_RUN RUN ..."
+    ]
+
+
 def _method_row(group: Mapping[str, Any], document: Mapping[str, Any]) -> Sequence[str]:
     latency = group["latency_seconds"]
     return (
@@ -164,12 +176,12 @@ def _method_row(group: Mapping[str, Any], document: Mapping[str, Any]) -> Sequen
         "–" if group["share"] is None else f"{group['share']:.1f} %",
         "–" if group["parameters"] is None else f"{group['parameters']:,}",
         "–" if latency is None else f"{1000 * latency['median']:.1f} ms",
-        _examples(group, document),
+        _examples(group),
     )
 
 
-def _examples(group: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    if (document["teacher"] or {}).get("score") is None or not group["curve"] or group["is_teacher"]:
+def _examples(group: Mapping[str, Any]) -> str:
+    if group["target"] is None or not group["curve"]:
         return "–"
     reached = group["examples_to_target"]
     return "not reached" if reached is None else f"{reached:,}"
@@ -180,9 +192,10 @@ def _difference(found: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     said = f"{_capital(found['of'])} less {found['less']}, at equal seeds: {found['mean']:+.{digits}f}"
     if found["low"] is None:
         return said + " from one seed, which says nothing of chance."
+    many = len(document["differences"])
+    kind = "95 % interval" if many == 1 else f"interval (95 % for all {many} together)"
     return (
-        said
-        + f", 95 % interval {found['low']:+.{digits}f} to {found['high']:+.{digits}f}, from {found['n']} seeds."
+        said + f", {kind} {found['low']:+.{digits}f} to {found['high']:+.{digits}f}, from {found['n']} seeds."
     )
 
 
@@ -210,3 +223,10 @@ def _run_facts(run: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str,
         "facts": facts,
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     }
+
+
+def _model_facts(model: Mapping[str, Any]) -> str:
+    stacks = [
+        f"{stack['stack']} {stack['layers']} x {stack['heads']} heads" for stack in model.get("stacks", [])
+    ]
+    return ", ".join([f"{model['parameters']:,} parameters", *stacks])

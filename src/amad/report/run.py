@@ -147,6 +147,8 @@ def read_run(folder: Path, on_event: Callable[[], None] | None = None) -> Run:
             if run is None:
                 run = Run(folder, recipe)
             run.recipe, run.with_teacher = recipe, bool(event.get("with_teacher"))
+            # A run that goes on has not ended, whatever it was before.
+            run.models, run.final, run.train_seconds = {}, {}, None
         elif run is not None:
             _add(run, event)
         if on_event is not None:

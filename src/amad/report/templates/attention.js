@@ -27,7 +27,7 @@ function spotlight(canvas, digest, grid, shades) {
     const [rows, columns] = grid;
     const veil = new ImageData(columns, rows);
     shades.forEach((shade, i) => {
-      veil.data[4 * i + 3] = 205 * (1 - shade);
+      veil.data[4 * i + 3] = 190 * (1 - shade ** 0.7);
     });
     const small = document.createElement("canvas");
     small.width = columns;
@@ -141,6 +141,7 @@ function showAttention(run) {
       ),
     ),
   );
+  const asked = make("div", {});
   const view = make("div", {});
   select.addEventListener("change", () => {
     state.pair = Number(select.value);
@@ -165,7 +166,8 @@ function showAttention(run) {
         show();
       },
     ),
-    make("p", { class: "chooser" }, make("label", { for: "pair" }, "Layers"), select),
+    asked,
+    make("p", { class: "chooser layers" }, make("label", { for: "pair" }, "Layers"), select),
     view,
   );
 
@@ -174,10 +176,8 @@ function showAttention(run) {
       pair = example.attention[state.pair];
     const { teacher, student, words, cosines } = pair;
     const taught = run.alignment.pairs.find((other) => other.student === student.site);
-    const weights = taught && taught.weights.findLast(Boolean)[state.head].map((one) => one / 1000);
-    const heads = clear(view);
-    heads.append(
-      said(example),
+    clear(asked).append(said(example));
+    clear(view).append(
       choices(
         "teacher-head",
         `Heads of the teacher, ${teacher.site}: choose one`,
@@ -192,7 +192,7 @@ function showAttention(run) {
         },
       ),
     );
-    const own = heads.appendChild(make("div", {}));
+    const own = view.appendChild(make("div", {}));
     students();
 
     function students() {

@@ -5,14 +5,10 @@ const LOSSES = {
   loss_attention: "Teacher's attention",
 };
 const FIGURES = {
-  entropy: [
-    "Entropy of the weights",
-    "1: every student head learns the same share; 0: one head learns all",
-    1,
-  ],
+  entropy: ["Entropy of the weights", "1: all heads alike; 0: one takes all", 1],
   largest: ["Largest weight", "mean over teacher heads", null],
-  coverage: ["Distance to the nearest student head", "nats, mean over teacher heads; lower is better", null],
-  collapse: ["Likeness of the student's heads", "mean cosine; 1: all the same", 1],
+  coverage: ["Distance to the nearest head", "nats, mean over teacher heads", null],
+  collapse: ["Likeness of student heads", "mean cosine; 1: all the same", 1],
 };
 const holder = (name) => document.querySelector(`[data-chart="${name}"]`);
 
@@ -20,10 +16,17 @@ const teacherName = () => (data.teacher.sample ? `teacher (${data.teacher.sample
 
 function showScores() {
   const series = data.groups.map((group, index) => ({
-    name: group.name + (group.n_runs > 1 ? ` (${group.n_runs} runs, 95 % interval)` : ""),
+    name:
+      group.name +
+      (group.is_teacher
+        ? " while it was trained"
+        : group.n_runs > 1
+          ? ` (${group.n_runs} runs, 95 % interval)`
+          : ""),
     points: group.curve.map(([x, mean]) => [x, mean]),
     band: group.curve.map(([x, , low, high]) => [x, low, high]),
-    thin: group.n_runs > 1 ? group.runs : [],
+    // More than two methods with all their runs would be a thicket.
+    thin: group.n_runs > 1 && data.groups.length < 3 ? group.runs : [],
     colour: index,
     dash: index,
   }));

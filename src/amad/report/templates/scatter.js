@@ -9,7 +9,15 @@ function scatter(holder, spec) {
     return;
   }
   const place = make("div", {});
-  holder.append(place);
+  const keys = points.map((one) =>
+    make(
+      "li",
+      {},
+      draw("svg", { viewBox: "0 0 28 18", "aria-hidden": "true" }, marker(one, 14, 9)),
+      one.name,
+    ),
+  );
+  holder.append(make("ul", { class: "legend markers" }, keys), place);
   holder.append(
     asTable(
       ["model", spec.xLabel, data.score.name],
@@ -74,52 +82,35 @@ function scatter(holder, spec) {
           d: best.map((one, i) => `${i ? "L" : "M"}${X(one.x)} ${Y(one.y)}`).join(""),
         }),
       );
-    const labels = [];
-    points.forEach((one) => {
-      const paint = one.teacher ? "var(--teacher)" : colour(one.colour);
+    const whisker = (one, from, to) =>
+      draw("line", {
+        x1: from[0],
+        y1: from[1],
+        x2: to[0],
+        y2: to[1],
+        class: "whisker",
+        style: `stroke: ${paint(one)}`,
+      });
+    for (const one of points) {
       const x = X(one.x),
         y = Y(one.y);
-      if (known(one.low))
-        svg.append(
-          draw("line", {
-            x1: x,
-            x2: x,
-            y1: Y(one.low),
-            y2: Y(one.high),
-            style: `stroke: ${paint}`,
-            "stroke-width": 1.5,
-          }),
-        );
-      if (known(one.xLow))
-        svg.append(
-          draw("line", {
-            x1: X(one.xLow),
-            x2: X(one.xHigh),
-            y1: y,
-            y2: y,
-            style: `stroke: ${paint}`,
-            "stroke-width": 1.5,
-          }),
-        );
-      svg.append(
-        one.teacher
-          ? draw("rect", { x: x - 6, y: y - 6, width: 12, height: 12, style: `fill: ${paint}` })
-          : one.colour % 2
-            ? draw("path", { d: `M${x} ${y - 8}l7.5 13h-15z`, style: `fill: ${paint}` })
-            : draw("circle", { cx: x, cy: y, r: 6.5, style: `fill: ${paint}` }),
-      );
-      const left = x > (box.left + box.right) / 2;
-      let at = y + 4;
-      while (labels.some((other) => other.left === left && Math.abs(other.at - at) < 15)) at += 15;
-      labels.push({ left, at });
-      svg.append(
-        draw(
-          "text",
-          { class: "label", x: left ? x - 13 : x + 13, y: at, "text-anchor": left ? "end" : "start" },
-          one.name,
-        ),
-      );
-    });
+      if (known(one.low)) svg.append(whisker(one, [x, Y(one.low)], [x, Y(one.high)]));
+      if (known(one.xLow)) svg.append(whisker(one, [X(one.xLow), y], [X(one.xHigh), y]));
+      svg.append(marker(one, x, y));
+    }
     place.append(svg);
   });
+}
+
+const paint = (one) => (one.teacher ? "var(--teacher)" : colour(one.colour));
+
+function marker(one, x, y) {
+  const style = `fill: ${paint(one)}`;
+  if (one.teacher) return draw("rect", { x: x - 6, y: y - 6, width: 12, height: 12, style });
+  const shapes = [
+    () => draw("circle", { cx: x, cy: y, r: 6.5, style }),
+    () => draw("path", { d: `M${x} ${y - 8}l7.5 13h-15z`, style }),
+    () => draw("path", { d: `M${x} ${y - 8}l8 8l-8 8l-8 -8z`, style }),
+  ];
+  return shapes[one.colour % shapes.length]();
 }
