@@ -8,6 +8,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from amad.cli import demo
 from amad.recipe import load_recipe
+from amad.records import read_records
 
 TINY = ("--out", "demo", "--steps", 2, "--images", 100)
 
@@ -38,6 +39,15 @@ def test_it_distils_twice_and_compares_three_models(amad, assets, taught):
         assert load_recipe(f"demo/{name}/recipe.yaml").training["max_steps"] == 2
     baselines = json.loads(Path("demo/scenes/baselines.json").read_text())
     assert told["question_only_accuracy"] == baselines["question_only"]
+    reported = {method["name"]: method["score"] for method in amad.document("report", "demo")["methods"]}
+    assert reported["AMAD kl"]["mean"] == pytest.approx(distilled["accuracy"])
+    assert reported["ground truth alone"]["mean"] == pytest.approx(alone["accuracy"])
+    (line,) = [
+        event
+        for event in read_records("demo/amad/records.jsonl")
+        if event.get("who") == "teacher" and "score" in event
+    ]
+    assert line["score"] == pytest.approx(teacher["accuracy"])
 
 
 def test_the_table_says_what_to_do_next(amad, assets, taught):
@@ -47,6 +57,7 @@ def test_the_table_says_what_to_do_next(amad, assets, taught):
         "What was kept",
         "student, AMAD",
         "student, ground truth only",
+        "amad report demo",
         "amad inspect demo/amad/recipe.yaml",
     ):
         assert words in shown
