@@ -146,6 +146,36 @@ def test_the_loss_of_captions_is_upstreams_with_the_prompt_masked(scenes, tmp_pa
     assert entry["loss_task"] == pytest.approx(total / tokens, rel=1e-4)
 
 
+@pytest.mark.parametrize("make", [vqa, captions])
+def test_what_was_learned_by_heart_is_said_of_each_image(make, tmp_path):
+    """Learned labels and said texts meet in one place: an answer or a caption of an image, begun and ended right."""
+    write_shapes(tmp_path / "scenes", 6, seed=1, validation_share=0.5)
+    tree = make(tmp_path / "scenes", output=str(tmp_path / "run"))
+    tree["data"]["validation"] = tree["data"]["train"]
+    tree["model"] = {
+        "config": {**CONFIG, **{part: CONFIG[part] | {"hidden_size": 32} for part in list(CONFIG)[1:]}}
+    }
+    tree["training"] |= {"max_steps": 180, "warmup_steps": 20, "lr_scheduler_type": "cosine"}
+    tree["training"] |= {
+        "learning_rate": 4e-3,
+        "generation_max_length": 24,
+        "per_device_train_batch_size": 15,
+    }
+    run = TrainingRun(check_recipe(tree), with_teacher=False, console=Console(stderr=True, quiet=True))
+    result = run.train()
+    if make is vqa:
+        assert result["accuracy"] == 100
+        model, validation = run.parts.model.eval(), run.parts.datasets[1]
+        answers = run.parts.task.answer_list(None)
+        batch = run.parts.collator([validation[index] for index in range(len(validation))])
+        inputs = {name: value for name, value in batch.items() if "label" not in name}
+        chosen = model.rank(**inputs, candidates=run.parts.collator.labels(answers), n_first=128)
+        said = [answers[row] for row in chosen.tolist()]
+        assert said == [example.best_answer[0] for example in validation.examples]
+    else:
+        assert result["Bleu_4"] > 0.9
+
+
 @pytest.fixture(scope="module", params=["vqa", "captions"])
 def distilled(request, scenes, tmp_path_factory):
     """A recipe that distils from a checkpoint on disk."""
