@@ -169,3 +169,21 @@ def test_spans_and_matches_of_eight_images_are_learned_by_heart(amad, tree, wall
         Image.new("RGB", (8, 8)).save(walls / "images" / f"{number}.png")
     blind["training"]["max_steps"] = 100
     assert amad.document("train", amad.write(blind), "output=blind")["accuracy_match"] <= 75
+
+
+def test_all_data_of_a_recipe_is_checked(amad, tree):
+    path = amad.write(tree)
+    told = amad.document("data", "check", path)
+    assert {name: split["items"] for name, split in told["splits"].items()} == {
+        "train": 54,
+        "validation": 6,
+        "train_questions": 216,
+        "validation_questions": 24,
+    }
+    assert told["n_problems"] == 0
+    assert "train_questions" in amad.succeed("data", "check", path, "--sheet", "sheet.html")
+    assert Path("sheet.html").is_file()
+    tree["data"]["train"]["questions"] = {"questions": "absent.json"}
+    done = amad.call("data", "check", amad.write(tree), "--json")
+    assert done.exit_code == 1
+    assert "absent.json" in json.loads(done.stdout)["problems"][0]["message"]

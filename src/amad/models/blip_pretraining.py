@@ -15,6 +15,7 @@ What differs from the authors' code (models/blip_pretrain.py) and is ours:
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -136,7 +137,7 @@ class BlipForPretraining(BlipPreTrainedModel):  # type: ignore[misc]
         ).last_hidden_state
         if self.training:
             with torch.no_grad():
-                self.logit_scale.clamp_(max=float(torch.tensor(LARGEST_SCALE).log()))
+                self.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
         contrast = contrastive(
             self.vision_proj(image[:, 0]), self.text_proj(text[:, 0]), self.logit_scale.exp(), image_numbers
         )
