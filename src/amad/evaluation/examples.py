@@ -103,7 +103,7 @@ def write_examples(
     transform = collator.image_transform
     # Over an image that was cropped, a map of what is left would lie.
     if pairs and getattr(transform, "image_size", None) is not None:
-        batch = collator([dataset[row["index"]] for row in seen])
+        batch = collator([_with_one_target(dataset[row["index"]]) for row in seen])
         found = attention_examples(models["student"], models["teacher"], pairs, batch, tokenizer)
         for row, attention in zip(seen, found, strict=True):
             row["attention"] = attention or None
@@ -127,11 +127,20 @@ def measure_latency(
 
 
 def _row(dataset: Examples, index: int, said: Mapping[str, str]) -> dict[str, Any]:
-    item = dataset[index]
-    row = {"index": index, "text": item["text"], "expected": item["target"], **said}
+    item = _with_one_target(dataset[index])
+    expected = item["targets"][0] if "targets" in item else item["target"]
+    row = {"index": index, "text": item["text"], "expected": expected, **said}
     if isinstance(dataset, VqaDataset) and dataset.examples[index].scores:
         row |= {f"{name}_score": dataset.examples[index].accuracy(text) for name, text in said.items()}
     return row | {"image": None, "attention": None}
+
+
+def _with_one_target(item: dict[str, Any]) -> dict[str, Any]:
+    """The item with its best target alone, where it has several: a map each for the decoder and the image."""
+    if "targets" not in item:
+        return item
+    best = max(range(len(item["targets"])), key=lambda number: float(item["weights"][number]))
+    return item | {name: (item[name][best],) for name in ("targets", "weights")}
 
 
 def _kind(row: Mapping[str, Any]) -> str:
