@@ -142,7 +142,7 @@ def test_a_bad_example_is_refused_or_left_out_counted_and_listed(amad, tree, own
     assert row["entry"].startswith(entry)
     assert message in row["message"]
     assert json.loads(done.stdout)["bad_examples"] == 1
-    assert "1 bad examples left out, listed in teacher/bad_examples.jsonl" in done.stderr
+    assert "bad examples left out: 1, listed in teacher/bad_examples.jsonl" in done.stderr
     (counts,) = [
         event["bad_examples"] for event in read_records("teacher/records.jsonl") if "bad_examples" in event
     ]

@@ -164,7 +164,9 @@ def test_examples_of_bad_images_are_refused_or_left_out(source):
     kept = table.without(wrong, problems)
     assert [one.image_id for one in kept] == [i for i in GOOD if i not in (4, 8)]
     assert [(bad.file, bad.entry) for bad in problems] == [(str(source), f"image {i}.jpg") for i in (4, 8)]
-    with pytest.raises(DataError, match=r"captions\.json: none of its 9 examples has a good image"):
+    with pytest.raises(
+        DataError, match=r"captions\.json: none of its 9 examples has a good image; the first: bad\."
+    ):
         table.without(dict.fromkeys(table.image_names(), "bad."), Problems("skip"))
 
 

@@ -94,8 +94,8 @@ class Table(Sequence[Example]):
                 raise DataError(f"{wrong[name]} Needed by {self.source}, {entry}{more}.")
         if not kept:
             raise DataError(
-                f"{self.source}: none of its {len(self)} examples has a good image (bad examples left out: "
-                f"{problems.n_bad}). Check the images."
+                f"{self.source}: none of its {len(self)} examples has a good image; the first: "
+                f"{next(iter(wrong.values()))}"
             )
         return self.select(kept)
 

@@ -267,7 +267,7 @@ class TrainingRun:
         path = self.output / BAD_EXAMPLES_FILE
         problems.write(path)
         if problems.n_bad:
-            self.console.print(f"{problems.n_bad} bad examples left out, listed in {path}", markup=False)
+            self.console.print(f"bad examples left out: {problems.n_bad}, listed in {path}", markup=False)
 
     def _write_start(self, records: RunRecords, checkpoint: Path | None, resume: bool) -> None:
         records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)
