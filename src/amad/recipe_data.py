@@ -27,7 +27,8 @@ class VqaFiles(Section):
         format: ``vqa-v2`` (official questions and annotations), ``vl-t5``, ``blip`` or ``lxmert`` (one JSON list),
             or ``visual-genome`` (official ``question_answers.json``).
         questions: The questions; for all but ``vqa-v2`` the one file there is.
-        annotations: The answers; for ``vqa-v2`` alone, and absent for a test split.
+        annotations: The ten answers of each question, in the official file: for ``vqa-v2``, unless it is a test
+            split; for ``vl-t5`` to be scored by the official accuracy rather than by the file's soft scores.
         images: Folder of images, or several, the first of which that has an image gives it.
         image_name: File name of an image, with ``{image_id}`` in it; the official one by default.
         weight: Of each question in the loss, beside the soft score of its answer. When absent, 0.2 for questions
@@ -45,7 +46,7 @@ class VqaFiles(Section):
     def _keys_of_the_format(self) -> "VqaFiles":
         superfluous = {
             "vqa-v2": (),
-            "vl-t5": ("annotations",),
+            "vl-t5": (),
             "blip": ("annotations", "image_name"),
             "lxmert": ("annotations",),
             "visual-genome": ("annotations",),

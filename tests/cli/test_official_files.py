@@ -126,6 +126,17 @@ def vlt5(root):
     )
 
 
+def vlt5_with_the_official_answers(root):
+    task, data, _ = vlt5(root)
+    answers = [{"answer": one, "answer_confidence": "yes", "answer_id": i} for i, one in enumerate(TEN, 1)]
+    dump(
+        root / "vqa/v2_mscoco_val2014_annotations.json",
+        {"annotations": [{"question_id": i, "image_id": 42, "answers": answers} for i in range(3)]},
+    )
+    data["validation"]["annotations"] = "vqa/v2_mscoco_val2014_annotations.json"
+    return task, {"train": data["validation"], "validation": data["validation"]}, (2, 2, 10)
+
+
 def blip(root):
     images(root / "coco/train2014", coco("train", 9))
     images(root / "coco/val2014", coco("val", 42))
@@ -250,6 +261,7 @@ def multi30k_czech(root):
         vqa_v2,
         vqa_v2_and_visual_genome,
         vlt5,
+        vlt5_with_the_official_answers,
         blip,
         coco_captions,
         karpathy,

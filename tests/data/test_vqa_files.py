@@ -296,6 +296,30 @@ def test_malformed_vl_t5_rows_are_refused(tmp_path, change, message):
         read_vlt5(tmp_path / "a.json", tmp_path)
 
 
+def test_vlt5s_questions_take_the_ten_answers_of_the_official_file(tmp_path):
+    rows = [
+        {"img_id": "COCO_val2014_000000000001", "question_id": i, "sent": "what?", "label": {"red": 1}}
+        for i in (1, 2)
+    ]
+    (tmp_path / "karpathy_val.json").write_text(json.dumps(rows))
+    ten = ["blue"] * 2 + ["red"] * 8
+    official = [annotation(question_id=i, answers=ten) for i in (1, 2, 3)]
+    (tmp_path / "official.json").write_text(json.dumps({"annotations": official}))
+    first, second = read_vlt5(tmp_path / "karpathy_val.json", annotations=tmp_path / "official.json")
+    assert first.answers == second.answers == tuple(ten)
+    assert first.scores == {"red": 1.0}
+    # 2 of 10 gave it: the official accuracy, where the file's own score is 0.
+    assert first.accuracy("blue") == pytest.approx(0.6)
+
+    official[0]["answers"].pop()
+    (tmp_path / "official.json").write_text(json.dumps({"annotations": official}))
+    with pytest.raises(DataError, match=r"official\.json, question 1: a question needs 10 answers but has 9"):
+        read_vlt5(tmp_path / "karpathy_val.json", annotations=tmp_path / "official.json")
+    (tmp_path / "official.json").write_text(json.dumps({"annotations": official[:1]}))
+    with pytest.raises(DataError, match=r"official\.json: has no annotation of question 2 in .*karpathy_val"):
+        read_vlt5(tmp_path / "karpathy_val.json", annotations=tmp_path / "official.json")
+
+
 def test_blip_rows_of_both_sets_are_read(tmp_path):
     rows = [
         {"dataset": "vqa", "image": "train2014/a.jpg", "question": "what?", "question_id": 1, "answer": TEN},

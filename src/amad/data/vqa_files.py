@@ -180,19 +180,36 @@ def read_vlt5(
     image_name: str = "{image_id}.jpg",
     problems: Problems | None = None,
     weight: float = 1.0,
+    annotations: Path | None = None,
 ) -> list[VqaExample]:
     """VL-T5's form: one list with ``img_id``, ``sent`` and ``label``, the soft score of each answer.
 
     ``label`` is used as it stands. It may be missing or empty: such examples have no scores. Raw ``answers``
-    are read where they are given. Visual Genome's rows may have ``question`` in the place of ``sent``.
+    are read where they are given, or taken from the official ``annotations``, so that accuracy is the official
+    one. Visual Genome's rows may have ``question`` in the place of ``sent``.
+
+    Args:
+        path: The file.
+        images: Folder of images, or several; without it examples have none.
+        image_name: File name of an image, from ``{image_id}``.
+        problems: What to do about bad examples; refuse the first when absent.
+        weight: Of each question in the loss.
+        annotations: VQA v2's own file with the ten answers of each of these questions, and maybe of others.
 
     Raises:
         DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
     """
     problems = problems or Problems()
     folders = ImageFolders(images)
+    asked = index_by(read_rows(path), "question_id", path)
+    answered: Mapping[int | str, Mapping[str, Any]] = {}
+    if annotations is not None:
+        answered = index_by(read_rows(annotations, "annotations"), "question_id", annotations)
+        refuse_unmatched(
+            asked, answered, lambda one: f"{annotations}: has no annotation of question {one} in {path}"
+        )
     examples = []
-    for question_id, row in index_by(read_rows(path), "question_id", path).items():
+    for question_id, row in asked.items():
         with problems.at(path, f"question {question_id}"):
             where = f"{path}, question {question_id}"
             image_id = field(row, "img_id", str, where)
@@ -203,13 +220,18 @@ def read_vlt5(
                     raise DataError(
                         f"{where}: a soft score must be from 0 to 1 but that of {answer!r} is {score}."
                     )
+            answers = None
+            if question_id in answered:
+                answers = _answers(answered[question_id], f"{annotations}, question {question_id}")
+            elif row.get("answers"):
+                answers = _answers(row, where)
             name = fill_template(image_name, where, image_id=image_id)
             examples.append(
                 VqaExample(
                     question_id=question_id,
                     image_id=image_id,
                     question=field(row, "sent" if "sent" in row else "question", str, where),
-                    answers=_answers(row, where) if row.get("answers") else None,
+                    answers=answers,
                     scores={answer: float(score) for answer, score in label.items()},
                     image=folders.find(name, where),
                     question_type=row.get("question_type"),

@@ -104,39 +104,26 @@ class Splits(ABC, Generic[Data, Example]):
     def _questions(self, files: VqaFiles, key: str) -> Table[VqaExample]:
         """The questions that the recipe names under ``key``."""
         questions = inside(self.root, files.questions, f"{key}.questions")
-        sources, name = [questions], files.image_name or "{image_id}.jpg"
-        weight = 1.0 if files.weight is None else files.weight
-        if files.format == "blip":
+        annotations = None
+        if files.annotations is not None:
+            annotations = inside(self.root, files.annotations, f"{key}.annotations")
+        name = files.image_name or (OFFICIAL_IMAGE_NAME if files.format == "vqa-v2" else "{image_id}.jpg")
+        usual = VISUAL_GENOME_WEIGHT if files.format == "visual-genome" else 1.0
+        weight = usual if files.weight is None else files.weight
 
-            def read(problems: Problems) -> list[VqaExample]:
-                return read_blip(questions, None, problems, files.weight)
+        def read(problems: Problems) -> list[VqaExample]:
+            match files.format:
+                case "blip":
+                    return read_blip(questions, None, problems, files.weight)
+                case "lxmert":
+                    return read_lxmert_questions(questions, None, name, problems, weight)
+                case "visual-genome":
+                    return read_visual_genome(questions, None, name, problems, weight)
+                case "vl-t5":
+                    return read_vlt5(questions, None, name, problems, weight, annotations)
+            return read_vqa_v2(questions, annotations, None, name, problems=problems, weight=weight)
 
-        elif files.format == "lxmert":
-
-            def read(problems: Problems) -> list[VqaExample]:
-                return read_lxmert_questions(questions, None, name, problems, weight)
-
-        elif files.format == "visual-genome":
-            weight = VISUAL_GENOME_WEIGHT if files.weight is None else files.weight
-
-            def read(problems: Problems) -> list[VqaExample]:
-                return read_visual_genome(questions, None, name, problems, weight)
-
-        elif files.format == "vl-t5":
-
-            def read(problems: Problems) -> list[VqaExample]:
-                return read_vlt5(questions, None, name, problems, weight)
-
-        else:
-            name = files.image_name or OFFICIAL_IMAGE_NAME
-            annotations = None
-            if files.annotations is not None:
-                annotations = inside(self.root, files.annotations, f"{key}.annotations")
-                sources.append(annotations)
-
-            def read(problems: Problems) -> list[VqaExample]:
-                return read_vqa_v2(questions, annotations, None, name, problems=problems, weight=weight)
-
+        sources = [path for path in (questions, annotations) if path is not None]
         how = [files.format, files.weight, name]
         return self._good(QUESTIONS, sources, how, read, self._folders(files.images, f"{key}.images"))
 
@@ -174,12 +161,12 @@ class Splits(ABC, Generic[Data, Example]):
         if self.regions is not None:
             wrong = lacking_regions(names, self.regions, self.problems.skips, self._wait)
         else:
-            wrong = folders.missing(names, str(sources[0]))
+            where = str(sources[0])
+            wrong = folders.missing(names, where)
             if self.problems.skips:
-                where = str(sources[0])
-                paths = {folders.find(name, where): name for name in names if name not in wrong}
-                broken = broken_images((path for path in paths if path is not None), self._wait)
-                wrong |= {paths[path]: problem for path, problem in broken.items()}
+                paths = {name: folders.find(name, where) for name in names if name not in wrong}
+                broken = broken_images((path for path in paths.values() if path is not None), self._wait)
+                wrong |= {name: broken[path] for name, path in paths.items() if path in broken}
         return table.without(wrong, self.problems)
 
 
