@@ -133,8 +133,16 @@ def test_never_more_jobs_at_a_time_and_what_becomes_ready_is_done(tmp_path):
     assert max(active) == 2
 
 
+@pytest.fixture
+def heeded():
+    """Interruptions are heeded, also where tests run in the background of a shell, which has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_no_process_behind(tmp_path, number):
+def test_an_interruption_leaves_no_process_behind(tmp_path, number, heeded):
     place = str(tmp_path / "scenes")
 
     def listed():
