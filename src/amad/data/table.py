@@ -184,21 +184,22 @@ def stored_table(
         raise
     key = json.dumps([_rules(), sorted(form.features), contents, list(how)])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "amad" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # The processes of one run come here together: one reads, the others wait and find it.
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not folder.is_dir():
-                fresh = Problems(problems.policy)
-                with wait(f"reading {sources[0].name}", 1):
-                    examples = read(fresh)
-                with wait(f"storing {sources[0].name}", len(examples)) as advance:
-                    _store(folder, form, examples, fresh, advance)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
-            "HF_DATASETS_CACHE to a folder that you may write to."
-        ) from None
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # The processes of one run come here together: one reads, the others wait and find it.
+            with FileLock(folder.with_name(f"{folder.name}.lock")):
+                if not folder.is_dir():
+                    fresh = Problems(problems.policy)
+                    with wait(f"reading {sources[0].name}", 1):
+                        examples = read(fresh)
+                    with wait(f"storing {sources[0].name}", len(examples)) as advance:
+                        _store(folder, form, examples, fresh, advance)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
+                "HF_DATASETS_CACHE to a folder that you may write to."
+            ) from None
     for line in (folder / _BAD).read_text(encoding="utf-8").splitlines():
         bad = BadExample(**json.loads(line))
         with problems.at(Path(bad.file), bad.entry):
