@@ -189,6 +189,8 @@ def questions(data, split, scenes, root):
             for question, answer in zip(asked["questions"], answered["annotations"], strict=True)
         ]
         write(root / files.questions, json.dumps(rows))
+        if files.annotations is not None:
+            write(root / files.annotations, json.dumps(answered))
     folder, *_ = files.images
     return {f"{folder}/{name.format(image_id=own)}": (split, image_id) for image_id, own in ids.items()}
 
