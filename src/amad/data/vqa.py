@@ -16,10 +16,9 @@ from amad.data.vqa_files import (
     OFFICIAL_IMAGE_NAME,
     VISUAL_GENOME_WEIGHT,
     VqaExample,
-    read_blip,
-    read_vlt5,
     read_vqa_v2,
 )
+from amad.data.vqa_lists import read_blip, read_vlt5
 from amad.errors import DataError
 
 __all__ = [

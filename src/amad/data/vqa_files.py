@@ -1,4 +1,4 @@
-"""Questions about images, read from the forms in which they are published."""
+"""Questions about images, and VQA v2's official files."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ from amad.metrics.documents import (
     index_by,
     read_json,
     read_rows,
-    refuse_duplicates,
     refuse_unmatched,
     rows_of,
 )
@@ -140,7 +139,7 @@ def read_vqa_v2(
     given: dict[int | str, tuple[str, ...]] = {}
     for question_id, row in answered.items():
         with problems.at(annotations or questions, f"question {question_id}"):
-            given[question_id] = _answers(row, f"{annotations}, question {question_id}")
+            given[question_id] = answers_of(row, f"{annotations}, question {question_id}")
 
     # Made once per image, not once per question.
     places: dict[int | str, tuple[str | None, Path | None]] = {}
@@ -174,144 +173,6 @@ def read_vqa_v2(
     return keep_questions(examples, questions, problems)
 
 
-def read_vlt5(
-    path: Path,
-    images: Images = None,
-    image_name: str = "{image_id}.jpg",
-    problems: Problems | None = None,
-    weight: float = 1.0,
-    annotations: Path | None = None,
-) -> list[VqaExample]:
-    """VL-T5's form: one list with ``img_id``, ``sent`` and ``label``, the soft score of each answer.
-
-    ``label`` is used as it stands. It may be missing or empty: such examples have no scores. Raw ``answers``
-    are read where they are given, or taken from the official ``annotations``, so that accuracy is the official
-    one. Visual Genome's rows may have ``question`` in the place of ``sent``.
-
-    Args:
-        path: The file.
-        images: Folder of images, or several; without it examples have none.
-        image_name: File name of an image, from ``{image_id}``.
-        problems: What to do about bad examples; refuse the first when absent.
-        weight: Of each question in the loss.
-        annotations: VQA v2's own file with the ten answers of each of these questions, and maybe of others.
-
-    Raises:
-        DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
-    """
-    problems = problems or Problems()
-    folders = ImageFolders(images)
-    asked = index_by(read_rows(path), "question_id", path)
-    answered: Mapping[int | str, Mapping[str, Any]] = {}
-    if annotations is not None:
-        answered = index_by(read_rows(annotations, "annotations"), "question_id", annotations)
-        refuse_unmatched(
-            asked, answered, lambda one: f"{annotations}: has no annotation of question {one} in {path}"
-        )
-    examples = []
-    for question_id, row in asked.items():
-        with problems.at(path, f"question {question_id}"):
-            where = f"{path}, question {question_id}"
-            image_id = field(row, "img_id", str, where)
-            label = field(row, "label", dict, where) if "label" in row else {}
-            for answer in label:
-                score = field(label, answer, (int, float), f"{where}, label")
-                if not 0 <= score <= 1:
-                    raise DataError(
-                        f"{where}: a soft score must be from 0 to 1 but that of {answer!r} is {score}."
-                    )
-            answers = None
-            if question_id in answered:
-                answers = _answers(answered[question_id], f"{annotations}, question {question_id}")
-            elif row.get("answers"):
-                answers = _answers(row, where)
-            name = fill_template(image_name, where, image_id=image_id)
-            examples.append(
-                VqaExample(
-                    question_id=question_id,
-                    image_id=image_id,
-                    question=field(row, "sent" if "sent" in row else "question", str, where),
-                    answers=answers,
-                    scores={answer: float(score) for answer, score in label.items()},
-                    image=folders.find(name, where),
-                    question_type=row.get("question_type"),
-                    answer_type=row.get("answer_type"),
-                    image_name=name,
-                    weight=weight,
-                )
-            )
-    return keep_questions(examples, path, problems)
-
-
-def read_blip(
-    path: Path,
-    images: Images = None,
-    problems: Problems | None = None,
-    weight: float | None = None,
-) -> list[VqaExample]:
-    """BLIP's form: one list with ``image`` (a path below ``images``), ``question`` and ``answer``.
-
-    Ten answers of VQA v2 give soft scores as everywhere; the one answer of a Visual Genome row (``dataset``
-    is ``vg``) is taken as certain, score 1, at ``VISUAL_GENOME_WEIGHT`` unless ``weight`` is given. Test rows
-    have no ``answer``. ``question_id`` may be missing, as in Visual Genome, and is then the position in the
-    list, as text.
-
-    Raises:
-        DataError: as ``read_vqa_v2``.
-    """
-    problems = problems or Problems()
-    folders = ImageFolders(images)
-    rows = read_rows(path)
-    ids: list[int | str] = [
-        field(row, "question_id", (int, str), f"{path}, item {i}") if "question_id" in row else f"row {i}"
-        for i, row in enumerate(rows)
-    ]
-    # Visual Genome counts its own questions, so ids are unique only within a data set.
-    in_sets = (f"{row.get('dataset', 'vqa')} {one}" for row, one in zip(rows, ids, strict=True))
-    refuse_duplicates(in_sets, "question_id", path)
-    examples = []
-    for row, question_id in zip(rows, ids, strict=True):
-        with problems.at(path, f"question {question_id}"):
-            where = f"{path}, question {question_id}"
-            name = field(row, "image", str, where)
-            answers: tuple[str, ...] | None = None
-            scores: Mapping[str, float] = {}
-            own_weight = 1.0
-            if row.get("dataset") == "vg" and isinstance(row.get("answer"), str):
-                own_weight = VISUAL_GENOME_WEIGHT
-                answers = (row["answer"],)
-                scores = dict.fromkeys(soft_scores(answers), 1.0)
-            elif row.get("answer") is not None:
-                answers = _ten(_strings(row["answer"], where), where)
-                scores = soft_scores(answers)
-            examples.append(
-                VqaExample(
-                    question_id=question_id,
-                    image_id=name,
-                    question=field(row, "question", str, where),
-                    answers=answers,
-                    scores=scores,
-                    image=folders.find(name, where),
-                    image_name=name,
-                    weight=own_weight if weight is None else weight,
-                )
-            )
-    return keep_questions(examples, path, problems)
-
-
-def read_answer_list(path: Path) -> list[str]:
-    """Answers to choose from, such as BLIP's ``answer_list.json``: a JSON list of texts, plain or .gz.
-
-    Raises:
-        DataError: if the file is missing, or anything but a list of different texts.
-    """
-    found = read_json(path)
-    if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
-        raise DataError(f"{path}: a list of answers is a JSON list of strings, at least one. Mend the file.")
-    refuse_duplicates(found, "answer", path)
-    return found
-
-
 def _annotations(
     path: Path, questions: Path, asked: Mapping[int | str, Mapping[str, Any]]
 ) -> dict[int | str, Mapping[str, Any]]:
@@ -331,7 +192,7 @@ def _annotations(
     return answered
 
 
-def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def answers_of(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The raw ``answers`` of a row: objects with ``answer``, or plain strings."""
     answers = field(row, "answers", list, where)
     plain = [answer.get("answer") if isinstance(answer, dict) else answer for answer in answers]
@@ -340,16 +201,15 @@ def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
         raise DataError(
             f"{where}: each of 'answers' must be an object with a string 'answer'. Mend the file."
         )
-    return _ten(strings, where)
+    return ten_answers(strings, where)
 
 
-def _strings(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(answer, str) for answer in value):
-        raise DataError(f"{where}: 'answer' must be a list of strings. Mend the file.")
-    return tuple(value)
+def ten_answers(answers: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The answers, of which there must be ten.
 
-
-def _ten(answers: tuple[str, ...], where: str) -> tuple[str, ...]:
+    Raises:
+        DataError: if there are not.
+    """
     if len(answers) != N_ANNOTATORS:
         raise DataError(
             f"{where}: a question needs {N_ANNOTATORS} answers but has {len(answers)}. "

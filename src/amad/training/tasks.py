@@ -11,7 +11,7 @@ from amad.data.captions import CaptionDataset
 from amad.data.paths import inside
 from amad.data.translation import TranslationDataset, translation_prompt
 from amad.data.vqa import VqaDataset
-from amad.data.vqa_files import read_answer_list
+from amad.data.vqa_lists import read_answer_list
 from amad.data.waiting import Wait, unseen
 from amad.metrics import captions as caption_metrics
 from amad.metrics import translation as translation_metrics
