@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from amad.capture.backend import attend
 from amad.capture.extras import mixing_projections
@@ -128,6 +130,22 @@ def test_gradients_flow_through_values_and_hidden_states_also_with_checkpointing
         results.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         model.zero_grad()
     torch.testing.assert_close(results[1], results[0], atol=1e-6, rtol=1e-4)
+
+
+def test_a_recomputation_that_goes_on_to_the_end_of_a_layer_is_not_heard(zoo):
+    model, batch = zoo.build("bert", train=True)
+    layers = model.bert.encoder.layer
+    for index in range(len(layers)):
+        layers[index] = checkpoint_wrapper(layers[index], checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+    heard = []
+    layers[0]._checkpoint_wrapped_module.register_forward_hook(lambda *_: heard.append(1))
+    recorder = Recorder(model, find_sites(model), extras=("hidden",))
+    with recorder, set_checkpoint_early_stop(False):
+        model(**batch)
+        records = recorder.take(batch)
+        sum(found.hidden.square().mean() for found in records.values()).backward()
+        assert len(heard) == 2
+        assert not any(recorder._layers._seen.values())
 
 
 def test_a_detached_record_has_no_gradient_behind_its_extras(zoo):
