@@ -23,6 +23,7 @@ def shell(line):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_comparison_from_its_lines_to_its_table(amad, recipe, taught):
     describe = ("compare", recipe, "--methods", "none,amad", "--seeds", 2, "--out", "out")
     lines = amad.succeed(*describe, "--list").splitlines()
@@ -65,6 +66,7 @@ def test_a_comparison_from_its_lines_to_its_table(amad, recipe, taught):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_run_that_fails_is_told_with_its_last_lines_and_stops_no_other(amad, recipe, taught, tmp_path):
     describe = (
         "compare",

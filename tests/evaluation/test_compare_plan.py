@@ -122,6 +122,41 @@ def test_without_anything_to_validate_on_nothing_is_compared(describe):
         describe.comparison("none", "amad", recipe=describe.recipe(data=data))
 
 
+@pytest.mark.parametrize(
+    ("task", "data", "report"),
+    [
+        (
+            "vqa",
+            {"train": {"questions": "q.json"}, "holdout": {"share": 0.1}},
+            ("data.holdout=null", "data.validation.questions=q.json"),
+        ),
+        (
+            "vqa",
+            {
+                "train": {"questions": "q.json"},
+                "also_train": [{"questions": "more.json"}],
+                "validation": {"questions": "v.json"},
+            },
+            ("data.validation.questions=more.json",),
+        ),
+        (
+            "captions",
+            {
+                "train": {"captions": "c.json", "split": "train"},
+                "validation": {"captions": "c.json", "split": "val"},
+            },
+            ("data.validation.split=train",),
+        ),
+        ("translation", {"validation": "val"}, ("data.validation=train",)),
+    ],
+)
+def test_what_was_trained_on_is_not_reported_on(describe, task, data, report):
+    recipe = describe.recipe(task=task, data={"root": "d"} | data)
+    describe.comparison("none", "amad", recipe=recipe)
+    with pytest.raises(RecipeError, match="would report on what was trained on"):
+        describe.comparison("none", "amad", recipe=recipe, report=report)
+
+
 def test_other_data_may_be_reported_on(describe):
     report = ("data.holdout=null", "data.validation={questions: test.json}")
     one = describe.comparison("none", "amad", report=report)

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from amad.errors import RecipeError
 from amad.methods import METHODS, apply_method
 from amad.recipe import KEYS_OF_METHOD, Recipe, with_overrides
-from amad.recipe_data import Section
+from amad.recipe_data import CaptionFiles, Section, VqaFiles
 
 MAIN_FIGURES: dict[str, tuple[str, int]] = {
     "vqa": ("accuracy", 2),
@@ -152,13 +152,19 @@ class Comparison(Section):
         return self
 
     def _check_report(self) -> None:
-        """Another holdout of the same images would be images that were trained on."""
-        trained = getattr(self.recipe.data, "holdout", None)
-        reported = getattr(self.reported_recipe.data, "holdout", None)
-        if reported is not None and reported != trained:
+        """Nothing is reported on that was trained on: neither a training file, nor another holdout of its images."""
+        data, reported = self.recipe.data, self.reported_recipe.data
+        trained = [getattr(data, "train", None), *getattr(data, "also_train", [])]
+        if _source(getattr(reported, "validation", None)) in [_source(files) for files in trained]:
             raise RecipeError(
-                f"--report holds out other images of data.train than the runs do: {reported} instead of {trained}, so "
-                f"it would report on what was trained on. Give data.holdout=null and a data.validation of its own."
+                f"the comparison would report on what was trained on: data.validation is "
+                f"{_source(getattr(reported, 'validation', None))}, and so is what is trained on. Name other data."
+            )
+        held, held_in_report = getattr(data, "holdout", None), getattr(reported, "holdout", None)
+        if held_in_report is not None and held_in_report != held:
+            raise RecipeError(
+                f"--report holds out other images of data.train than the runs do: {held_in_report} instead of {held}, "
+                f"so it would report on what was trained on. Give data.holdout=null and a data.validation of its own."
             )
 
     @property
@@ -254,6 +260,15 @@ def _unread(recipe: Recipe) -> set[str]:
         for key in keys
         if attention is not None and attention.method != method
     }
+
+
+def _source(files: VqaFiles | CaptionFiles | str | None) -> tuple[str, str | None] | None:
+    """The file and the part of it that a split is; None for no split."""
+    if isinstance(files, VqaFiles):
+        return files.questions, None
+    if isinstance(files, CaptionFiles):
+        return files.captions, files.split
+    return None if files is None else (files, None)
 
 
 def _has_place(tree: dict[str, Any], key: str) -> bool:
