@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/amad demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One worker a core: more threads than cores would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 # What tests read is not kept among the user's data sets.
 _store = tempfile.TemporaryDirectory(prefix="amad-tests-")
