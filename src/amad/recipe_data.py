@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Task = Literal["vqa", "captions", "translation", "pretraining"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Augmentation = Literal["crop-flip"]
+Augmentation = Literal["crop-flip", "crop-flip-randaugment"]
 
 
 def _listed(value: Any) -> Any:
@@ -147,7 +147,8 @@ class VqaData(DataSection):
         prompt: What the text encoder reads; ``{question}`` is replaced.
         targets: Which answers a question is learned with: ``sampled`` is one in each epoch, drawn by its soft score,
             as in VL-T5; ``every`` is all of them at once, weighted by the share of annotators, as in BLIP, and for it.
-        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored.
+        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored;
+            ``crop-flip-randaugment``, BLIP's, also distorts it.
         ranking: How ``amad evaluate`` picks answers of a list; it generates them when absent.
         max_input_tokens: Longer questions are cut.
         max_target_tokens: Longer answers are cut.
@@ -214,7 +215,8 @@ class CaptionData(DataSection):
         subset: Train on so much of it; on all when absent.
         validation: The split to select and report on, one caption per image.
         prompt: What the text encoder reads, or what BLIP's decoder goes on from.
-        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored.
+        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored;
+            ``crop-flip-randaugment``, BLIP's, also distorts it.
         max_input_tokens: Longer prompts are cut.
         max_target_tokens: Longer captions are cut.
         max_validation_examples: Validate on the first so many images while training; all when absent.
@@ -327,7 +329,8 @@ class PretrainingData(DataSection):
         region_names: For ``describe`` and ``find`` where there are region features.
         boxes: For the same where the model reads images as patches.
         mask_ratio: Share of a caption's words that ``span`` leaves out.
-        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored.
+        augment: ``crop-flip`` shows another part of each training image in each epoch, half of the time mirrored;
+            ``crop-flip-randaugment``, BLIP's, also distorts it.
         max_input_tokens: Longer texts are cut.
         max_target_tokens: Longer targets are cut.
         max_validation_examples: Validate on the first so many images and questions; all when absent.

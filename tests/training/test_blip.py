@@ -343,3 +343,6 @@ def test_training_shows_views_and_validation_whole_images(scenes):
     assert not np.array_equal(train[0]["image"], plain[0]["image"])
     assert np.array_equal(validation[0]["image"], plain[0]["image"])
     assert train[0]["image"].shape == (36, 36, 3)
+    assert not train.augment.randaugment
+    tree["data"]["augment"] = "crop-flip-randaugment"
+    assert parts(tree).datasets[0].augment.randaugment

@@ -4,12 +4,29 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from amad.data.images import Pixels
 from amad.data.sampling import uniform
 
 _TRIES = 10
+OPERATIONS = (
+    "identity",
+    "brightness",
+    "sharpness",
+    "autocontrast",
+    "equalize",
+    "shear-x",
+    "shear-y",
+    "translate-x",
+    "translate-y",
+    "rotate",
+)
+"""Of BLIP's RandAugment. At its strength, 5 of 10, the factor of brightness and of sharpness is 1: nothing changes."""
+
+_N_OPERATIONS = 2
+_SHEAR, _PIXELS, _DEGREES = 0.15, 5.0, 15.0
+_GREY = (128, 128, 128)
 _NARROWEST, _WIDEST = math.log(3 / 4), math.log(4 / 3)
 
 
@@ -18,7 +35,7 @@ class CropAndFlip:
 
     The part has from ``smallest`` of the image's area to all of it and sides between 3:4 and 4:3, as in the training
     of BLIP (data/__init__.py of its code: RandomResizedCrop of scale 0.5 to 1, bicubic, and RandomHorizontalFlip).
-    BLIP's third step, RandAugment of two of ten operations, is left out: it needs torchvision.
+    BLIP's third step is :func:`distort`.
 
     The same keys always give the same view, whatever was read before.
 
@@ -27,12 +44,16 @@ class CropAndFlip:
         width: Of the result.
         smallest: Least share of the area.
         seed: Of the views.
+        randaugment: Distort the view as well.
     """
 
-    def __init__(self, height: int, width: int, smallest: float = 0.5, seed: int = 0) -> None:
+    def __init__(
+        self, height: int, width: int, smallest: float = 0.5, seed: int = 0, randaugment: bool = False
+    ) -> None:
         self.size = (width, height)
         self.smallest = smallest
         self.seed = seed
+        self.randaugment = randaugment
 
     def __call__(self, pixels: Pixels, epoch: int, index: int) -> Pixels:
         """The view of an image that an item has in an epoch."""
@@ -41,6 +62,8 @@ class CropAndFlip:
         part = image.crop(self._part(image.size, draws)).resize(self.size, Image.Resampling.BICUBIC)
         if next(draws) < 0.5:
             part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.randaugment:
+            part = distort(part, draws)
         return np.asarray(part)
 
     def _draws(self, *keys: int) -> Iterator[float]:
@@ -65,3 +88,40 @@ class CropAndFlip:
         rows = min(height, round(width * 4 / 3))
         left, upper = (width - columns) // 2, (height - rows) // 2
         return left, upper, left + columns, upper + rows
+
+
+def distort(image: Image.Image, draws: Iterator[float]) -> Image.Image:
+    """Two of :data:`OPERATIONS`, drawn with replacement, each done half of the time.
+
+    RandAugment (Cubuk et al. 2020, arXiv:1909.13719) as BLIP has it (transform/randaugment.py of its code): strength 5
+    of 10, which shears by 0.15, shifts by 5 pixels, turns by 15 degrees, to either side; what comes into view is grey.
+
+    Args:
+        image: An RGB image.
+        draws: Numbers in [0, 1).
+    """
+    for _ in range(_N_OPERATIONS):
+        name = OPERATIONS[int(next(draws) * len(OPERATIONS))]
+        if next(draws) < 0.5:
+            image = _operate(name, image, 1 if next(draws) < 0.5 else -1)
+    return image
+
+
+def _operate(name: str, image: Image.Image, sign: int) -> Image.Image:
+    if name == "autocontrast":
+        return ImageOps.autocontrast(image)
+    if name == "equalize":
+        return ImageOps.equalize(image)
+    if name == "rotate":
+        return image.rotate(sign * _DEGREES, Image.Resampling.BILINEAR, fillcolor=_GREY)
+    affine = {
+        "shear-x": (1, sign * _SHEAR, 0, 0, 1, 0),
+        "shear-y": (1, 0, 0, sign * _SHEAR, 1, 0),
+        "translate-x": (1, 0, sign * _PIXELS, 0, 1, 0),
+        "translate-y": (1, 0, 0, 0, 1, sign * _PIXELS),
+    }.get(name)
+    if affine is None:
+        return image
+    return image.transform(
+        image.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR, fillcolor=_GREY
+    )

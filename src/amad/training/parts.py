@@ -132,7 +132,8 @@ class RunParts:
         return load_task(data, self.recipe.seed, prepare, wait, augment)
 
     def _augmentation(self, data: DataSection) -> CropAndFlip | None:
-        if getattr(data, "augment", None) is None:
+        augment = getattr(data, "augment", None)
+        if augment is None:
             return None
         size = None if self.image_transform is None else self.image_transform.image_size
         if size is None:
@@ -140,7 +141,7 @@ class RunParts:
                 "data.augment shows parts of images at the size that the model reads, and there is none: the images "
                 "are regions, or the checkpoint's preprocessor_config.json gives no height and width. Leave it out."
             )
-        return CropAndFlip(*size, seed=self.recipe.seed)
+        return CropAndFlip(*size, seed=self.recipe.seed, randaugment=augment == "crop-flip-randaugment")
 
     @property
     def datasets(self) -> tuple[TaskDataset, TaskDataset | None]:

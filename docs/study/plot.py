@@ -1,0 +1,92 @@
+"""Draw what every run of a comparison reached, arm by arm, from the tables of `amad compare`.
+
+python docs/study/plot.py docs/study/figures/scenes.svg "questions, 8 heads to 2=docs/study/scenes-vqa-8to2" ...
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("svg")
+
+from matplotlib import pyplot
+from rich.console import Console
+
+from amad.errors import AmadError, DataError
+
+GREY = "#7d8590"
+"""Readable on white and on near black; the ground is transparent."""
+
+COLORS = {"better": "#2f81f7", "worse": "#e0703a"}
+PLAIN = GREY
+
+
+def read(folder: Path) -> tuple[list[dict[str, str]], dict[str, list[float]]]:
+    """The lines of results.csv, best first, and every figure of each arm.
+
+    Raises:
+        DataError: if the folder is none of a comparison.
+    """
+    try:
+        with open(folder / "results.csv", encoding="utf-8", newline="") as file:
+            arms = [row for row in csv.DictReader(file) if row["mean"]]
+        with open(folder / "runs.csv", encoding="utf-8", newline="") as file:
+            runs = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} is no comparison: {error.filename} is missing. Run amad compare."
+        ) from None
+    found = {row["arm"]: [float(run["value"]) for run in runs if run["arm"] == row["arm"]] for row in arms}
+    return sorted(arms, key=lambda row: -float(row["mean"])), found
+
+
+def draw(panels: list[tuple[str, Path]], path: Path) -> None:
+    """One panel per comparison: a dot per run, a line at the mean, the colour of the verdict."""
+    mpl.rcParams.update({"svg.hashsalt": "amad", "svg.fonttype": "none", "font.size": 9, "text.color": GREY})
+    read_panels = [(title, *read(folder)) for title, folder in panels]
+    most = max(len(arms) for _, arms, _ in read_panels)
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(3.6 * len(panels), 0.9 + 0.26 * most), squeeze=False, layout="constrained"
+    )
+    for panel, (title, arms, figures) in zip(axes[0], read_panels, strict=True):
+        for place, row in enumerate(reversed(arms)):
+            color = COLORS.get(row["verdict"], PLAIN)
+            panel.plot(
+                figures[row["arm"]], [place] * len(figures[row["arm"]]), "o", color=color, markersize=4
+            )
+            panel.plot([float(row["mean"])] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2)
+        panel.set_yticks(range(len(arms)), [row["arm"] for row in reversed(arms)], color=GREY)
+        panel.set_title(title, color=GREY)
+        panel.tick_params(colors=GREY)
+        panel.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+        panel.patch.set_alpha(0)
+        for side, spine in panel.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(GREY)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> int:
+    """Status of the process: 0, or 2 where there is nothing to draw."""
+    parser = argparse.ArgumentParser(description="Draw comparisons.")
+    parser.add_argument("out", type=Path, help="an SVG file")
+    parser.add_argument("panels", nargs="+", help="TITLE=FOLDER of a comparison")
+    arguments = parser.parse_args()
+    try:
+        panels = [
+            (title, Path(folder)) for title, _, folder in (one.rpartition("=") for one in arguments.panels)
+        ]
+        draw(panels, arguments.out)
+    except AmadError as error:
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
