@@ -83,8 +83,11 @@ def all_gradients(student, teacher, alignment, weights):
     sharpness=st.sampled_from([0.0, 1.0, 30.0]),
     rows=st.sampled_from([1, 2, 64]),
     even=st.booleans(),
+    together=st.booleans(),
 )
-def test_the_chunked_form_is_the_definition_with_its_gradients(mask, extra, seed, sharpness, rows, even):
+def test_the_chunked_form_is_the_definition_with_its_gradients(
+    mask, extra, seed, sharpness, rows, even, together
+):
     student = plain.make_record(2, mask=mask, extra=extra, seed=seed, sharpness=sharpness, grad=True)
     if student.sinks is not None:
         student.sinks.requires_grad_()
@@ -94,6 +97,7 @@ def test_the_chunked_form_is_the_definition_with_its_gradients(mask, extra, seed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "MOST_ROWS", rows)
         patch.setattr(sweep, "LEAST_ROWS", 1)
+        patch.setattr(sweep, "GROUP_BYTES", together << 20)
         for name in ("reference", "chunked"):
             with operator_backend(name):
                 found[name] = all_gradients(student, teacher, random_alignment(3, 2), weights.double())

@@ -61,9 +61,12 @@ def a_pair(mask, extra, seed=0, dtype=torch.float64):
     mask=st.sampled_from(plain.MASKS),
     extra=st.sampled_from(plain.EXTRAS),
     keep_bytes=st.sampled_from([0, 5 * 5 * 5 * 8, 1 << 20]),
+    group_bytes=st.sampled_from([0, 1 << 20]),
     weights=st.sampled_from([(1.0, 1.0), (2.0, -0.5)]),
 )
-def test_values_and_gradients_are_those_of_the_definition(loss, mask, extra, keep_bytes, weights):
+def test_values_and_gradients_are_those_of_the_definition(
+    loss, mask, extra, keep_bytes, group_bytes, weights
+):
     student, teacher = a_pair(mask, extra)
     weights = torch.tensor(weights, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch, operator_backend("chunked"):
@@ -71,10 +74,29 @@ def test_values_and_gradients_are_those_of_the_definition(loss, mask, extra, kee
         patch.setattr(sweep, "LEAST_ROWS", 1)
         # No map is kept; or those of one sample at a time; or all.
         patch.setattr(fused, "KEEP_BYTES", keep_bytes)
+        # Each sample has tiles of its own, or both share theirs.
+        patch.setattr(sweep, "GROUP_BYTES", group_bytes)
         found = results(loss, student, teacher, weights)
     with operator_backend("reference"):
         expected = results(loss, student, teacher, weights)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("extra", plain.EXTRAS)
+@pytest.mark.parametrize("mask", plain.MASKS)
+def test_samples_share_tiles_and_change_nothing_for_one_another(mask, extra, monkeypatch):
+    student = plain.make_record(2, mask=mask, extra=extra, grad=True, n_batch=5)
+    teacher = plain.make_record(3, mask=mask, extra=extra, seed=1, n_batch=5)
+    if student.sinks is not None:
+        student.sinks.requires_grad_()
+    weights = torch.tensor([1.0, 2.0, -0.5, 0.0, 3.0], dtype=torch.float64)
+    # Two samples to a tile, and one in the last; room to keep the first two tiles.
+    monkeypatch.setattr(sweep, "GROUP_BYTES", 2 * 5 * 5 * 5 * 8)
+    monkeypatch.setattr(fused, "KEEP_BYTES", 4 * 5 * 5 * 5 * 8)
+    found = results(both, student, teacher, weights)
+    monkeypatch.setattr(sweep, "GROUP_BYTES", 0)
+    alone = results(both, student, teacher, weights)
+    torch.testing.assert_close(found, alone)
 
 
 def test_every_run_gives_the_same_bits():

@@ -123,7 +123,7 @@ class _Products(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, cross: Tensor | None, student: Tensor | None, _: Any) -> tuple[None, ...]:
         sweep = ctx.noted.raw
-        ctx.noted.noted.append((sweep, GramGradient(sweep, cross, student)))
+        ctx.noted.noted.append((sweep, GramGradient(cross, student)))
         return (None,) * 5
 
 

@@ -1,4 +1,4 @@
-"""Rows of the maps of one record and one sample: made in place, and the way back from their gradients."""
+"""Rows of the maps of some samples of one record: made in place, and the way back from their gradients."""
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
@@ -94,33 +94,25 @@ class Gradients:
         }
         return part
 
-    def of_sample(self, sample: int) -> dict[str, Tensor]:
-        """The part of one sample, and what all samples share, by name."""
-        return {
-            name: total if name == "sinks" else total[sample if total.shape[0] > 1 else 0]
-            for name, total in self.sums.items()
-        }
-
 
 class Rows:
-    """Makes rows of the maps of one sample, in place, and takes their gradients back.
+    """Makes rows of the maps of some samples, in place, and takes their gradients back.
 
     Args:
         record: Of the batch.
-        sample: Which of it.
+        samples: Which of it.
         dtype: Of the computation.
         is_whole: Leave out the sinks and divide given probabilities by their sum, so that rows sum to one.
     """
 
-    def __init__(self, record: AttentionRecord, sample: int, dtype: torch.dtype, is_whole: bool) -> None:
-        one = slice(sample, sample + 1)
-        # Short maps are done in no more time than it takes to set this up.
-        alike = (record.mask, record.position_bias, record.segments, record.probabilities) == (None,) * 4
-        self.record = record if alike else record.samples(one)
+    def __init__(self, record: AttentionRecord, samples: slice, dtype: torch.dtype, is_whole: bool) -> None:
+        self.n_samples = len(range(*samples.indices(record.n_batch)))
+        self.record = record.samples(samples)
         self.dtype = dtype
         self.group = record.n_heads // record.n_kv_heads
-        self.query = record.query[sample if record.query.shape[0] > 1 else 0].detach()
-        self.key = record.key[sample if record.key.shape[0] > 1 else 0].detach().to(dtype)
+        # The heads of all samples, one sample after the other, are one axis of the products.
+        self.query = self._heads(self.record.query)
+        self.key = self._heads(self.record.key).to(dtype)
         self.sinks = (
             None if is_whole or record.sinks is None else record.sinks.detach().to(dtype)[:, None, None]
         )
@@ -142,11 +134,11 @@ class Rows:
         return first, max(last, first + 1)
 
     @torch.no_grad()
-    def make(self, rows: slice, keys: slice, out: Float[Tensor, "head row key"]) -> None:
+    def make(self, rows: slice, keys: slice, out: Float[Tensor, "sample head row key"]) -> None:
         """Attention probabilities of these rows; zero where a row may attend nothing."""
         record = self.record
         if record.probabilities is not None:
-            out.copy_(record.probabilities[0, :, rows, keys])
+            out.copy_(record.probabilities[:, :, rows, keys])
             if self.is_whole:
                 mass = out.sum(-1, keepdim=True)
                 out.div_(torch.where(mass > 0, mass, 1.0))
@@ -172,50 +164,68 @@ class Rows:
         self,
         rows: slice,
         keys: slice,
-        probabilities: Float[Tensor, "head row key"],
-        gradient: Float[Tensor, "head row key"],
+        probabilities: Float[Tensor, "sample head row key"],
+        gradient: Float[Tensor, "sample head row key"],
         wanted: Mapping[str, Tensor],
     ) -> None:
-        """Add what follows from the gradient to these rows to the gradients of the tensors; overwrites it."""
+        """Add what follows from the gradient to these rows to the gradients of the tensors; overwrites it.
+
+        Args:
+            rows: Which rows.
+            keys: Which keys.
+            probabilities: What :meth:`make` made.
+            gradient: To that.
+            wanted: Sums by the name of the tensor, for these samples; the one of ``key`` transposed.
+        """
         record = self.record
         given = wanted.get("probabilities")
         if given is not None:
             if self.is_whole:
                 assert record.probabilities is not None
-                mass = record.probabilities[0, :, rows].to(self.dtype).sum(-1, keepdim=True)
+                mass = record.probabilities[:, :, rows].to(self.dtype).sum(-1, keepdim=True)
                 gradient -= (gradient * probabilities).sum(-1, keepdim=True)
                 gradient /= torch.where(mass > 0, mass, 1.0)
             if record.mask is not None:
                 # Keys that the other model has no token for are zero whatever their probability was.
-                gradient *= record.mask[0, ..., keys]
-            given[:, rows, keys] += gradient
+                gradient *= record.mask[..., keys]
+            given[:, :, rows, keys] += gradient
             return
         sinks = wanted.get("sinks")
         if sinks is not None and self.sinks is not None:
             taken = 1.0 - probabilities.sum(-1)
             dead = probabilities.sum(-1) == 0
-            sinks -= ((gradient * probabilities).sum(-1) * taken).masked_fill_(dead, 0.0).sum(-1)
+            taken = ((gradient * probabilities).sum(-1) * taken).masked_fill_(dead, 0.0)
+            sinks -= taken.sum(-1).sum(0)
         torch._softmax_backward_data(gradient, probabilities, -1, self.dtype, grad_input=gradient)
         for name in ("position_bias", "mask"):
             added = wanted.get(name)
             if added is not None:
-                part = added[:, rows, keys] if added.shape[1] > 1 else added[:, :, keys]
+                part = added[:, :, rows, keys] if added.shape[2] > 1 else added[..., keys]
                 part += gradient.sum_to_size(part.shape)
         if record.softcap is not None:
             tanh = torch.empty_like(gradient)
             self._capped_scores(rows, keys, tanh)
             gradient.mul_(tanh.square_().neg_().add_(1.0))
-        grouped = self._grouped(gradient)
+        grouped = self._grouped(gradient.flatten(0, 1))
         query, key = wanted.get("query"), wanted.get("key")
         if query is not None:
-            found = torch.bmm(grouped, self.key[:, keys])
-            query[:, rows].add_(found.view_as(query[:, rows]), alpha=record.scale)
+            part = query[:, :, rows]
+            found = torch.bmm(grouped, self.key[:, keys]).view(self.n_samples, *part.shape[1:])
+            part.add_(found.sum_to_size(part.shape), alpha=record.scale)
         if key is not None:
-            key[..., keys].baddbmm_(self._query(rows).transpose(1, 2), grouped, alpha=record.scale)
+            turned = self._query(rows).transpose(1, 2)
+            if key.shape[0] == self.n_samples:
+                key.flatten(0, 1)[..., keys].baddbmm_(turned, grouped, alpha=record.scale)
+            else:
+                found = torch.bmm(turned, grouped).view(self.n_samples, *key.shape[1:3], -1)
+                key[..., keys].add_(found.sum(0, keepdim=True), alpha=record.scale)
+
+    def _heads(self, tensor: Float[Tensor, "#sample head token width"]) -> Tensor:
+        return tensor.detach().expand(self.n_samples, -1, -1, -1).flatten(0, 1)
 
     def _capped_scores(self, rows: slice, keys: slice, out: Tensor) -> None:
         """Scaled dot products, or their hyperbolic tangent before the soft cap where there is one."""
-        grouped = self._grouped(out)
+        grouped = self._grouped(out.flatten(0, 1))
         key = self.key[:, keys].transpose(1, 2)
         torch.baddbmm(grouped, self._query(rows), key, beta=0, alpha=self.record.scale, out=grouped)
         if self.record.softcap is not None:
@@ -232,16 +242,13 @@ class Rows:
     def _added(self, rows: slice, keys: slice) -> Iterable[Tensor]:
         for added in (self.record.position_bias, self.record.mask):
             if added is not None and added.dtype != torch.bool:
-                one = added[0].detach()
-                yield (one[:, rows] if one.shape[1] > 1 else one)[..., keys].to(self.dtype)
+                one = added.detach()
+                yield (one[:, :, rows] if one.shape[2] > 1 else one)[..., keys].to(self.dtype)
 
     def _hide(self, rows: slice, keys: slice, out: Tensor) -> Tensor | None:
         """Put -inf where a key may not be attended; returns which rows may attend any, or None if all may."""
         visible = self.record.visible(rows, keys)
-        if visible is None:
-            return None
-        visible = visible[0]
-        if not visible.is_cuda and bool(visible.all()):
+        if visible is None or (not visible.is_cuda and bool(visible.all())):
             return None
         out.masked_fill_(~visible, -torch.inf)
         alive = visible.any(-1, keepdim=True)

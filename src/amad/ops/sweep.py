@@ -21,25 +21,29 @@ TILE_BYTES = 12 << 20
 LEAST_ROWS = 16
 """With fewer rows, packing the operands of the products costs more than the products."""
 
+GROUP_BYTES = 4 << 20
+"""The maps of the samples that share a tile take at most so much: what each call costs is shared by them."""
+
+LONG_ROW = 256
+"""Rows of so many keys or more have their products summed row by row, and no other sample in their tile."""
+
 
 class Tile(NamedTuple):
-    """Some query rows of all heads of the maps of one sample.
+    """Some query rows of all heads of the maps of some samples; rows that do not count are zero.
 
     Attributes:
-        sample: Of the batch.
+        samples: Of the batch.
         rows: Query rows.
         keys: Key columns; outside of them all these rows are zero.
-        maps: The teacher's heads, then the student's, in one piece of memory; rows that do not count are zero.
-        teacher: The teacher's part of it.
-        student: The student's part of it.
+        teacher: The teacher's maps.
+        student: The student's maps.
     """
 
-    sample: int
+    samples: slice
     rows: slice
     keys: slice
-    maps: Float[Tensor, "head row key"]
-    teacher: Float[Tensor, "teacher row key"]
-    student: Float[Tensor, "student row key"]
+    teacher: Float[Tensor, "sample teacher row key"]
+    student: Float[Tensor, "sample student row key"]
 
 
 @runtime_checkable
@@ -47,7 +51,7 @@ class Contribution(Protocol):
     """One part of the gradient of a loss to the student's maps."""
 
     def add(
-        self, tile: Tile, scratch: Tensor, gradient: Float[Tensor, "student row key"], first: bool
+        self, tile: Tile, scratch: Tensor, gradient: Float[Tensor, "sample student row key"], first: bool
     ) -> None:
         """Add the gradient to the student's rows of this tile, or set it if this is the ``first``.
 
@@ -83,15 +87,18 @@ class Sweep:
         self._all_kept = not self.keep.is_cuda and bool(self.keep.all())
         n_heads = student.n_heads + self.teacher.n_heads
         row_bytes = n_heads * student.n_keys * self.dtype.itemsize
-        self.n_tile_rows = max(min(MOST_ROWS, TILE_BYTES // max(row_bytes, 1)), LEAST_ROWS)
-        self._n_tile_numbers = min(self.n_tile_rows, student.n_queries) * student.n_keys
-        n_tiles = student.n_batch * -(-student.n_queries // self.n_tile_rows)
+        most_rows = max(min(MOST_ROWS, TILE_BYTES // max(row_bytes, 1)), LEAST_ROWS)
+        self.n_tile_rows = min(most_rows, student.n_queries)
+        together = GROUP_BYTES // max(row_bytes * self.n_tile_rows, 1) if student.n_keys < LONG_ROW else 1
+        self.n_tile_samples = max(min(together, student.n_batch), 1)
+        self._n_tile_numbers = self.n_tile_samples * self.n_tile_rows * student.n_keys
+        n_tiles = -(-student.n_batch // self.n_tile_samples) * -(-student.n_queries // self.n_tile_rows)
         tile_bytes = rounded(n_heads * self._n_tile_numbers * self.dtype.itemsize)
-        self._n_free_tiles = min(keep_bytes // tile_bytes, n_tiles)
+        self._free_bytes = keep_bytes + n_tiles * ALIGNMENT if keep_bytes else 0
         self._kept: dict[tuple[int, int], Tile] = {}
         self._source: tuple[int, Rows, Rows | ResampledRows] | None = None
         # Beside the tile at hand, room for its heads once more and for those of the student.
-        most_bytes = (self._n_free_tiles + 3) * tile_bytes + 4 * ALIGNMENT
+        most_bytes = min(self._free_bytes, n_tiles * tile_bytes) + 3 * tile_bytes + 4 * ALIGNMENT
         self._workspace = Workspace(most_bytes, self.device)
 
     def __enter__(self) -> "Sweep":
@@ -115,51 +122,66 @@ class Sweep:
 
     def tiles(self) -> Iterator[Tile]:
         """All tiles in which a row counts, in order. A tile is valid until the next one is asked for."""
-        n_queries = self.student.n_queries
-        for sample in range(self.student.n_batch):
+        n_batch, n_queries = self.student.n_batch, self.student.n_queries
+        for sample in range(0, n_batch, self.n_tile_samples):
+            samples = slice(sample, min(sample + self.n_tile_samples, n_batch))
             for first in range(0, n_queries, self.n_tile_rows):
                 rows = slice(first, min(first + self.n_tile_rows, n_queries))
                 tile = self._kept.get((sample, first))
                 if tile is None:
-                    keep = self.keep[sample, rows]
+                    keep = self.keep[samples, rows]
                     if not self._all_kept and not keep.is_cuda and not bool(keep.any()):
                         continue
-                    tile = self._make(sample, rows, keep)
+                    tile = self._make(samples, rows, keep)
                 yield tile
 
-    def back(self, tile: Tile, gradient: Float[Tensor, "student row key"], gradients: Gradients) -> None:
+    def back(
+        self, tile: Tile, gradient: Float[Tensor, "sample student row key"], gradients: Gradients
+    ) -> None:
         """Take the gradient of the student's rows of a tile back to the student's tensors; overwrites it."""
-        student, _ = self._sources(tile.sample)
-        student.back(tile.rows, tile.keys, tile.student, gradient, gradients.of_sample(tile.sample))
+        student, _ = self._sources(tile.samples)
+        student.back(tile.rows, tile.keys, tile.student, gradient, gradients.of_samples(tile.samples).sums)
 
-    def _sources(self, sample: int) -> tuple[Rows, "Rows | ResampledRows"]:
-        """What makes the rows of one sample; kept for as long as it is the same."""
-        if self._source is None or self._source[0] != sample:
-            student = Rows(self.student, sample, self.dtype, self.is_whole)
+    def _sources(self, samples: slice) -> tuple[Rows, "Rows | ResampledRows"]:
+        """What makes the rows of some samples; kept for as long as they are the same."""
+        if self._source is None or self._source[0] != samples.start:
+            student = Rows(self.student, samples, self.dtype, self.is_whole)
             if isinstance(self.teacher, AttentionRecord):
-                teacher: Rows | ResampledRows = Rows(self.teacher, sample, self.dtype, self.is_whole)
+                teacher: Rows | ResampledRows = Rows(self.teacher, samples, self.dtype, self.is_whole)
             else:
-                teacher = ResampledRows(self.teacher.samples(slice(sample, sample + 1)), self.dtype)
-            self._source = (sample, student, teacher)
+                teacher = ResampledRows(self.teacher.samples(samples), self.dtype)
+            self._source = (samples.start, student, teacher)
         return self._source[1:]
 
-    def _make(self, sample: int, rows: slice, keep: Tensor) -> Tile:
-        student, teacher = self._sources(sample)
+    def _make(self, samples: slice, rows: slice, keep: Bool[Tensor, "sample row"]) -> Tile:
+        student, teacher = self._sources(samples)
         first, last = zip(student.key_range(rows), teacher.key_range(rows), strict=True)
         keys = slice(min(first), max(last))
-        n_teachers, n_students = self.teacher.n_heads, self.student.n_heads
-        shape = (n_teachers + n_students, rows.stop - rows.start, keys.stop - keys.start)
-        n_numbers = shape[0] * shape[1] * shape[2]
-        kept = self._n_free_tiles > 0
-        self._n_free_tiles -= kept
-        maps = self.room((sample, rows.start) if kept else "tile", shape[0])[:n_numbers].view(shape)
-        tile = Tile(sample, rows, keys, maps, maps[:n_teachers], maps[n_teachers:])
+        n_samples, shape = samples.stop - samples.start, (rows.stop - rows.start, keys.stop - keys.start)
+        n_numbers = n_samples * shape[0] * shape[1]
+        n_teachers, n_heads = self.teacher.n_heads, self.teacher.n_heads + self.student.n_heads
+        n_bytes = rounded(n_heads * n_numbers * self.dtype.itemsize)
+        kept = n_bytes <= self._free_bytes
+        if kept:
+            self._free_bytes -= n_bytes
+            memory = self._workspace.room((samples.start, rows.start), n_heads * n_numbers, self.dtype)
+        else:
+            memory = self.room("tile", n_heads)
+        split, end = n_teachers * n_numbers, n_heads * n_numbers
+        tile = Tile(
+            samples,
+            rows,
+            keys,
+            memory[:split].view(n_samples, n_teachers, *shape),
+            memory[split:end].view(n_samples, n_heads - n_teachers, *shape),
+        )
         teacher.make(rows, keys, tile.teacher)
         student.make(rows, keys, tile.student)
         if not self._all_kept:
-            maps.masked_fill_(~keep[None, :, None], 0.0)
+            for maps in (tile.teacher, tile.student):
+                maps.masked_fill_(~keep[:, None, :, None], 0.0)
         if kept:
-            self._kept[sample, rows.start] = tile
+            self._kept[samples.start, rows.start] = tile
         return tile
 
 
@@ -174,9 +196,9 @@ class ResampledRows:
         """All keys."""
         return 0, self.source.n_keys
 
-    def make(self, rows: slice, keys: slice, out: Float[Tensor, "head row key"]) -> None:
+    def make(self, rows: slice, keys: slice, out: Float[Tensor, "sample head row key"]) -> None:
         """The rows, which sum to one."""
-        out.copy_(self.source.rows(rows, self.dtype)[0, ..., keys])
+        out.copy_(self.source.rows(rows, self.dtype)[..., keys])
 
 
 def gradient_sweep(sweep: Sweep, contributions: Sequence[Contribution], gradients: Gradients) -> None:

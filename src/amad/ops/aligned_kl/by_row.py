@@ -50,7 +50,8 @@ def row_sweep(
     mixed = sweep.room("mixed", n_teachers)
     by_row, by_head = sweep.room("by row", n_students), sweep.room("by head", n_students)
     for tile in sweep.tiles():
-        student, teacher = tile.student.transpose(0, 1), tile.teacher.transpose(0, 1)
+        # The rows of all samples of the tile, one sample after the other.
+        student, teacher = (maps.transpose(1, 2).flatten(0, 1) for maps in (tile.student, tile.teacher))
         found = _align(student, teacher, temperature)
         ratio = mixed[: tile.teacher.numel()].view(teacher.shape)
         torch.bmm(found.weights, student, out=ratio)
@@ -58,17 +59,19 @@ def row_sweep(
         torch.div(teacher, ratio, out=ratio)
         if gradients.sums:
             live = ratio if floored is None else ratio.masked_fill(floored, 0.0)
-            weight = weights[tile.sample][:, None]
+            weight = weights[tile.samples].repeat_interleave(tile.student.shape[2], 0)[..., None]
             # To the student's rows: through the mixture, and through the alignment's inner products.
             through = by_row[: tile.student.numel()].view(student.shape)
             torch.bmm((found.weights * -weight).transpose(1, 2), live, out=through)
             if not detach_alignment:
                 to_alignment = torch.bmm(live, student.transpose(1, 2)) * -weight
-                through.baddbmm_(_to_products(found, to_alignment, temperature), tile.maps.transpose(0, 1))
+                cross, own = _to_products(found, to_alignment, temperature)
+                through.baddbmm_(cross, teacher).addcmul_(own[..., None], student)
             gradient = by_head[: tile.student.numel()].view(tile.student.shape)
-            gradient.copy_(through.transpose(0, 1))
+            gradient.copy_(through.view(gradient.transpose(1, 2).shape).transpose(1, 2))
             sweep.back(tile, gradient, gradients)
-        value[tile.sample] += log_in_place(ratio).mul_(teacher).sum(-1).sum(0)
+        by_row_and_head = log_in_place(ratio).mul_(teacher).sum(-1)
+        value[tile.samples] += by_row_and_head.view(-1, tile.student.shape[2], n_teachers).sum(1)
     return value.to(sweep.dtype) / sweep.n_rows[:, None]
 
 
@@ -79,8 +82,10 @@ def _align(student: Tensor, teacher: Tensor, temperature: float) -> _Alignment:
     return _Alignment((cosine / temperature).softmax(-1), cosine, over_teacher, over_student)
 
 
-def _to_products(found: _Alignment, to_alignment: Tensor, temperature: float) -> Tensor:
-    """Gradient to the student's rows as weights (row, student, teacher + student) of the teacher's and the student's.
+def _to_products(
+    found: _Alignment, to_alignment: Tensor, temperature: float
+) -> tuple[Float[Tensor, "row student teacher"], Float[Tensor, "row student"]]:
+    """Gradient to the student's rows as weights of the teacher's rows, and of the student's own.
 
     With z = cosine / temperature: dz = a (da - <a, da>); d<t_i, s_j> = dz_ij / (temperature |t_i| |s_j|); and
     d|s_j|^2 = -sum_i dz_ij cosine_ij / (2 temperature |s_j|^2).
@@ -89,7 +94,7 @@ def _to_products(found: _Alignment, to_alignment: Tensor, temperature: float) ->
     to_cosine = found.weights * (to_alignment - mean) / temperature
     cross = to_cosine * found.over_teacher * found.over_student
     own = -(to_cosine * found.cosine).sum(1) * found.over_student[:, 0].square()
-    return torch.cat([cross.transpose(1, 2), torch.diag_embed(own)], 2)
+    return cross.transpose(1, 2), own
 
 
 def raise_to_floor(mixture: Tensor) -> Bool[Tensor, "..."] | None:

@@ -35,11 +35,11 @@ def kl_sweep(sweep: Sweep, alignment: Tensor, to_alignment: bool) -> Divergence:
     towards = torch.zeros_like(alignment, dtype=torch.float64) if to_alignment else None
     scratch = sweep.room("scratch", sweep.teacher.n_heads)
     for tile in sweep.tiles():
-        ratio, floored = _mixture_ratio(tile, alignment[tile.sample].to(sweep.dtype), scratch)
+        ratio, floored = _mixture_ratio(tile, alignment[tile.samples].to(sweep.dtype), scratch)
         if towards is not None:
             live = ratio if floored is None else ratio.masked_fill(floored, 0.0)
-            towards[tile.sample] -= torch.mm(tile.student.flatten(1), live.T).T
-        value[tile.sample] += log_in_place(ratio).view_as(tile.teacher).mul_(tile.teacher).sum(-1).sum(-1)
+            towards[tile.samples] -= torch.bmm(tile.student.flatten(2), live.transpose(1, 2)).transpose(1, 2)
+        value[tile.samples] += log_in_place(ratio).view_as(tile.teacher).mul_(tile.teacher).sum(-1).sum(-1)
     n_rows = sweep.n_rows[:, None]
     mean = value.to(sweep.dtype) / n_rows
     return Divergence(mean, None if towards is None else towards.to(sweep.dtype) / n_rows[..., None])
@@ -65,31 +65,28 @@ class KLGradient:
         self._weighted = (self._alignment * -weights[..., None]).transpose(1, 2).contiguous()
 
     def add(
-        self, tile: Tile, scratch: Tensor, gradient: Float[Tensor, "student row key"], first: bool
+        self, tile: Tile, scratch: Tensor, gradient: Float[Tensor, "sample student row key"], first: bool
     ) -> None:
         """See :class:`amad.ops.sweep.Contribution`."""
-        ratio, floored = _mixture_ratio(tile, self._alignment[tile.sample], scratch)
+        ratio, floored = _mixture_ratio(tile, self._alignment[tile.samples], scratch)
         if floored is not None:
             ratio.masked_fill_(floored, 0.0)
-        out = gradient.flatten(1)
-        if first:
-            torch.mm(self._weighted[tile.sample], ratio, out=out)
-        else:
-            out.addmm_(self._weighted[tile.sample], ratio)
+        out = gradient.flatten(2)
+        out.baddbmm_(self._weighted[tile.samples], ratio, beta=0 if first else 1)
 
 
 def _mixture_ratio(
     tile: Tile, alignment: Tensor, scratch: Tensor
 ) -> tuple[Tensor, Bool[Tensor, "..."] | None]:
-    """T / (A S), (teacher, row * key), in the scratch memory, and where the mixture was below the floor, if it was.
+    """T / (A S), (sample, teacher, row * key), in the scratch memory, and where the mixture was below the floor.
 
-    Below the floor the logarithm is constant, so nothing flows.
+    None where it never was. Below the floor the logarithm is constant, so nothing flows.
     """
-    n_teachers, n_numbers = tile.teacher.shape[0], tile.teacher[0].numel()
-    ratio = scratch[: n_teachers * n_numbers].view(n_teachers, n_numbers)
-    torch.mm(alignment, tile.student.flatten(1), out=ratio)
+    teacher = tile.teacher.flatten(2)
+    ratio = scratch[: teacher.numel()].view(teacher.shape)
+    torch.bmm(alignment, tile.student.flatten(2), out=ratio)
     floored = raise_to_floor(ratio)
-    return torch.div(tile.teacher.flatten(1), ratio, out=ratio), floored
+    return torch.div(teacher, ratio, out=ratio), floored
 
 
 class _AlignedKL(torch.autograd.Function):
