@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from amad.errors import RecipeError, ShapeError
@@ -88,6 +88,8 @@ def all_gradients(student, teacher, alignment, weights):
 def test_the_chunked_form_is_the_definition_with_its_gradients(
     mask, extra, seed, sharpness, rows, even, together
 ):
+    # Where a sink takes all that float64 can tell, the definition has a row of zeros, and the other form the exact row.
+    assume(extra != "sinks" or sharpness < 30)
     student = plain.make_record(2, mask=mask, extra=extra, seed=seed, sharpness=sharpness, grad=True)
     if student.sinks is not None:
         student.sinks.requires_grad_()
