@@ -57,6 +57,7 @@ FAMILIES = {
     "flickr8k-captions-blip": {},
     "multi30k-en-de": {},
     "scenes-captions": {},
+    "scenes-captions-blip": {},
     "scenes-translation": {},
     "scenes-vqa": {},
     "vlt5-coco-captions": VLT5,
@@ -66,7 +67,13 @@ FAMILIES = {
 
 
 # Run in test_recipes_pretraining.py.
-PRETRAINING = {"flickr8k-pretrain-blip.yaml", "flickr8k-pretrain-vlt5.yaml", "vlt5-pretrain.yaml"}
+PRETRAINING = {
+    "flickr8k-pretrain-blip.yaml",
+    "flickr8k-pretrain-vlt5.yaml",
+    "scenes-pretrain-blip.yaml",
+    "scenes-pretrain-vlt5.yaml",
+    "vlt5-pretrain.yaml",
+}
 
 
 def test_no_recipe_is_left_out():
