@@ -25,9 +25,20 @@ def test_a_method_changes_nothing_but_the_objective_and_is_final(name):
         {"attention": {"weight": 3.0, "stacks": {"encoder.self": 2.0}}, "logits": {"weight": 5.0}}
     )
     after = apply_method(before, name)
-    assert after.model_dump(exclude={"objective"}) == before.model_dump(exclude={"objective"})
+    assert after.model_dump(exclude={"objective", "pairing"}) == before.model_dump(
+        exclude={"objective", "pairing"}
+    )
+    assert after.pairing == (METHODS[name].pairing or before.pairing)
     assert after.objective.task == before.objective.task
     assert apply_method(after, name) == after
+
+
+def test_what_matters_is_a_matter_of_layers_and_of_heads():
+    before = recipe({"attention": {"weight": 3.0}}, pairing={"encoder.self": "last"})
+    after = apply_method(before, "amad-important")
+    assert (after.pairing, after.objective.attention.head_weights) == ("important", "importance")
+    assert after.objective.attention.weight == 3.0
+    assert apply_method(before, "amad").pairing == {"encoder.self": "last"}
 
 
 def test_weights_and_stacks_stay_as_they_are():

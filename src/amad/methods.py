@@ -1,14 +1,14 @@
-"""Methods of distillation by name: what each changes in the objective of a recipe, and nothing else.
+"""Methods of distillation by name: what each changes in the objective of a recipe, and hardly anything else.
 
 Two recipes that differ by their method alone are a fair comparison: same teacher, student, start, data, order and
-budget, same weights of the terms.
+budget, same weights of the terms. The pairing of layers stays as well, but for a method whose point it is.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from amad.errors import RecipeError
-from amad.recipe import KEYS_OF_METHOD, Recipe, check_recipe
+from amad.recipe import KEYS_OF_METHOD, PairingRule, Recipe, check_recipe
 
 
 class Method(NamedTuple):
@@ -18,10 +18,12 @@ class Method(NamedTuple):
         summary: What it does, in a few words.
         changes: Per section of the objective, the keys that it sets; None leaves the section out. What it does not
             set stays as the recipe has it, or takes its default where the recipe leaves the section out.
+        pairing: The rule that pairs layers; that of the recipe when None.
     """
 
     summary: str
     changes: Mapping[str, Mapping[str, Any] | None]
+    pairing: PairingRule | None = None
 
 
 def _attention(summary: str, method: str, variant: str = "kl", **keys: Any) -> Method:
@@ -60,6 +62,11 @@ METHODS: dict[str, Method] = {
     "amad-sharp": _attention(
         "amad at temperature 0.1, where the best head takes most", "amad", temperature=0.1
     ),
+    "amad-important": _attention(
+        "amad from the teacher layers that its task needs, heads weighed by what they are worth",
+        "amad",
+        head_weights="importance",
+    )._replace(pairing="important"),
     "one_to_one": _attention("teacher head k to student head k, divergence", "one_to_one"),
     "one_to_one-mse": _attention(
         "teacher head k to student head k, distance of unit maps", "one_to_one", "mse"
@@ -87,9 +94,9 @@ METHODS: dict[str, Method] = {
 def apply_method(recipe: Recipe, name: str) -> Recipe:
     """The same recipe with the objective of this method.
 
-    The task term, weights, stacks and pairing stay, and so does what the recipe says of the same attention method. A
-    recipe that leaves out the logits term gets none from a method that compares what is inside of the models, so that
-    such methods differ by that alone.
+    The task term, weights and stacks stay, and so do the pairing, unless it is the method's, and what the recipe says of
+    the same attention method. A recipe that leaves out the logits term gets none from a method that compares what is
+    inside of the models, so that such methods differ by that alone.
 
     Raises:
         RecipeError: if there is no such method, or the recipe lacks what it needs: a teacher and a student, or for
@@ -107,6 +114,8 @@ def apply_method(recipe: Recipe, name: str) -> Recipe:
         objective[section] = (
             None if change is None else {**_kept(section, objective[section], change), **change}
         )
+    if METHODS[name].pairing is not None:
+        tree["pairing"] = METHODS[name].pairing
     if name == "none" and objective["task"] is None:
         raise RecipeError(
             "method 'none' learns from the ground truth alone, but objective.task is null. Leave it out."
