@@ -94,9 +94,9 @@ METHODS: dict[str, Method] = {
 def apply_method(recipe: Recipe, name: str) -> Recipe:
     """The same recipe with the objective of this method.
 
-    The task term, weights and stacks stay, and so do the pairing, unless it is the method's, and what the recipe says of
-    the same attention method. A recipe that leaves out the logits term gets none from a method that compares what is
-    inside of the models, so that such methods differ by that alone.
+    The task term, weights and stacks stay, and so do the pairing, unless it is the method's, and what the recipe says
+    of the same attention method. A recipe that leaves out the logits term gets none from a method that compares what
+    is inside of the models, so that such methods differ by that alone.
 
     Raises:
         RecipeError: if there is no such method, or the recipe lacks what it needs: a teacher and a student, or for
