@@ -290,3 +290,15 @@ def test_what_matters_most_is_there_without_scripts(tmp_path):
     visible = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
     assert "AMAD kl: 81.5 % accuracy with 100,000 parameters." in visible
     assert "learning_rate: 0.001" in visible
+
+
+def test_of_many_methods_the_first_and_the_best_lead_and_one_seed_is_said_once(tmp_path):
+    folders = [write_run(tmp_path / "alone", accuracy=70.0, with_teacher=False)]
+    for number, accuracy in enumerate((75.0, 72.0, 90.0, 60.0, 80.0)):
+        objective = {"attention": {"weight": 1.0 + number, "variant": "kl"}}
+        folders.append(write_run(tmp_path / str(number), accuracy=accuracy, objective=objective))
+    text = render(build_document([read_run(folder.resolve()) for folder in folders], "runs"))
+    visible = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
+    assert re.findall(r"(\d\d\.\d) % accuracy with", visible) == ["70.0", "75.0", "90.0", "80.0"]
+    assert visible.count("nothing of chance") == 1
+    assert "at equal seeds" not in visible

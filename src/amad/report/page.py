@@ -66,7 +66,7 @@ def render(document: Mapping[str, Any]) -> str:
         notices=_notices(document),
         method_columns=METHOD_COLUMNS,
         method_rows=[_method_row(group, document) for group in document["groups"]],
-        differences=[_difference(found, document) for found in document["differences"]] + _hints(document),
+        differences=_differences(document) + _hints(document),
         n_runs=len(document["runs"]),
         runs=[_run_facts(run, document) for run in document["runs"]],
         footer=f"Made by amad {__version__} from the records of {_many(len(document['runs']), 'run')}. "
@@ -133,8 +133,10 @@ def _lead(document: Mapping[str, Any]) -> list[str]:
             line += f"{where}, {group['share']:.1f} % of the teacher's {_score(teacher['score'], document)}"
             if teacher.get("parameters") and group["parameters"]:
                 line += f", at {100 * group['parameters'] / teacher['parameters']:.0f} % of its size"
-        lines.append(line + ".")
-    return lines[:4]
+        lines.append((group["score"]["mean"], line + "."))
+    # Of many, the first and the best three, in the order in which they were named.
+    best = sorted((score for score, _ in lines[1:]), reverse=True)[:3]
+    return [line for number, (score, line) in enumerate(lines) if number == 0 or score in best]
 
 
 def _capital(text: str) -> str:
@@ -185,6 +187,14 @@ def _examples(group: Mapping[str, Any]) -> str:
         return "–"
     reached = group["examples_to_target"]
     return "not reached" if reached is None else f"{reached:,}"
+
+
+def _differences(document: Mapping[str, Any]) -> list[str]:
+    """A sentence for each method but the first; one for all of them where none has more than one seed."""
+    found = document["differences"]
+    if len(found) > 1 and all(difference["low"] is None for difference in found):
+        return ["One seed of each method: their differences say nothing of chance."]
+    return [_difference(difference, document) for difference in found]
 
 
 def _difference(found: Mapping[str, Any], document: Mapping[str, Any]) -> str:
