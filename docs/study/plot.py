@@ -44,7 +44,7 @@ def read(folder: Path) -> tuple[list[dict[str, str]], dict[str, list[float]]]:
 
 
 def draw(panels: list[tuple[str, Path]], path: Path) -> None:
-    """One panel per comparison: a dot per run, a line at the mean, the colour of the verdict."""
+    """One panel per comparison: a dot per run, a line at the mean, the colour of the verdict, dashed the teacher."""
     mpl.rcParams.update({"svg.hashsalt": "amad", "svg.fonttype": "none", "font.size": 9, "text.color": GREY})
     read_panels = [(title, *read(folder)) for title, folder in panels]
     most = max(len(arms) for _, arms, _ in read_panels)
@@ -58,6 +58,9 @@ def draw(panels: list[tuple[str, Path]], path: Path) -> None:
                 figures[row["arm"]], [place] * len(figures[row["arm"]]), "o", color=color, markersize=4
             )
             panel.plot([float(row["mean"])] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2)
+        row = arms[0]
+        teacher = float(row["mean"]) / float(row["share_of_teacher"])
+        panel.axvline(teacher, color=GREY, linewidth=1, linestyle="--")
         panel.set_yticks(range(len(arms)), [row["arm"] for row in reversed(arms)], color=GREY)
         panel.set_title(title, color=GREY)
         panel.tick_params(colors=GREY)
@@ -66,6 +69,11 @@ def draw(panels: list[tuple[str, Path]], path: Path) -> None:
         for side, spine in panel.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(GREY)
+    figure.supxlabel(
+        "a dot per seed, a line at the mean, dashed: the teacher; blue: better than amad, orange: worse (corrected interval)",
+        fontsize=7,
+        color=GREY,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, transparent=True, metadata={"Date": None})
     pyplot.close(figure)
