@@ -70,7 +70,8 @@ def draw(panels: list[tuple[str, Path]], path: Path) -> None:
             spine.set_visible(side == "bottom")
             spine.set_color(GREY)
     figure.supxlabel(
-        "a dot per seed, a line at the mean, dashed: the teacher; blue: better than amad, orange: worse (corrected interval)",
+        "a dot per seed, a line at the mean, dashed: the teacher; "
+        "blue: better than amad, orange: worse (corrected interval)",
         fontsize=7,
         color=GREY,
     )
