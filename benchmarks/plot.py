@@ -7,15 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("svg")
-
+from figures import GREY, save, status, style, tidy
 from ledger import LEDGER, ROOT, read
 from matplotlib import pyplot
-from rich.console import Console
 
-from amad.errors import AmadError, DataError
+from amad.errors import DataError
 from amad.evaluation.bench_ops import CONTENDERS, OPS
 
 FIGURES = ROOT / "docs" / "figures"
@@ -36,9 +32,6 @@ STYLES = {
     "compile": {"color": "#b08800", "marker": "^", "linewidth": 1.4},
     "sdpa": {"color": "#7d8590", "marker": "D", "linewidth": 1.4, "linestyle": "--"},
 }
-GREY = "#7d8590"
-"""Readable on white and on near black; the ground is transparent."""
-
 QUANTITIES = {
     "time": ("seconds", "seconds, forward and backward", 1.0),
     "memory": ("bytes", "peak MiB", 2.0**20),
@@ -69,8 +62,7 @@ def newest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 def draw(rows: list[dict[str, str]], quantity: str, path: Path) -> None:
     """One panel per operator."""
     column, label, unit = QUANTITIES[quantity]
-    # The same numbers give the same file; text stays text.
-    mpl.rcParams.update({"svg.hashsalt": "amad", "svg.fonttype": "none", "font.size": 9, "text.color": GREY})
+    style()
     figure, panels = pyplot.subplots(
         1, len(OPS), figsize=(9, 3.3), sharex=True, sharey=True, layout="constrained"
     )
@@ -90,26 +82,18 @@ def draw(rows: list[dict[str, str]], quantity: str, path: Path) -> None:
         panel.set_xticks(lengths, [f"{length:,}" for length in lengths])
         panel.minorticks_off()
         panel.set_xlabel("tokens", color=GREY)
-        panel.tick_params(colors=GREY)
-        panel.grid(color=GREY, alpha=0.25, linewidth=0.6)
-        panel.patch.set_alpha(0)
-        for side, spine in panel.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(GREY)
+        tidy(panel, ("left", "bottom"))
     panels[0].set_ylabel(label, color=GREY)
     handles, titles = panels[0].get_legend_handles_labels()
     figure.legend(
         handles, titles, loc="outside upper center", ncols=len(CONTENDERS), frameon=False, labelcolor=GREY
     )
-    figure.supxlabel(
+    save(
+        figure,
         f"one pair of layers, 12 heads teach 12 of width 64, one sample, float32, one thread; {rows[-1]['machine']}, "
         f"torch {rows[-1]['torch']}, commits {', '.join(sorted({row['commit'][:7] for row in rows}))}",
-        fontsize=7,
-        color=GREY,
+        path,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
 
 
 def main() -> int:
@@ -118,14 +102,13 @@ def main() -> int:
     parser.add_argument("--ledger", type=Path, default=LEDGER)
     parser.add_argument("--out", type=Path, default=FIGURES, help="folder")
     arguments = parser.parse_args()
-    try:
+
+    def work() -> None:
         rows = newest(read(arguments.ledger))
         for quantity in QUANTITIES:
             draw(rows, quantity, arguments.out / f"ops-{quantity}.svg")
-    except AmadError as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        return 2
-    return 0
+
+    return status(work)
 
 
 if __name__ == "__main__":

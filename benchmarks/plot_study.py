@@ -1,6 +1,6 @@
 """Draw what every run of a comparison reached, arm by arm, from the tables of `amad compare`.
 
-python docs/study/plot.py docs/study/figures/scenes.svg "questions, 8 heads to 2=docs/study/scenes-vqa-8to2" ...
+python benchmarks/plot_study.py docs/study/figures/scenes.svg "questions, 8 heads to 2=docs/study/scenes-vqa-8to2" ...
 """
 
 import argparse
@@ -8,20 +8,12 @@ import csv
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("svg")
-
+from figures import GREY, save, status, style, tidy
 from matplotlib import pyplot
-from rich.console import Console
 
-from amad.errors import AmadError, DataError
-
-GREY = "#7d8590"
-"""Readable on white and on near black; the ground is transparent."""
+from amad.errors import DataError
 
 COLORS = {"better": "#2f81f7", "worse": "#e0703a"}
-PLAIN = GREY
 
 
 def read(folder: Path) -> tuple[list[dict[str, str]], dict[str, list[float]]]:
@@ -45,7 +37,7 @@ def read(folder: Path) -> tuple[list[dict[str, str]], dict[str, list[float]]]:
 
 def draw(panels: list[tuple[str, Path]], path: Path) -> None:
     """One panel per comparison: a dot per run, a line at the mean, the colour of the verdict, dashed the teacher."""
-    mpl.rcParams.update({"svg.hashsalt": "amad", "svg.fonttype": "none", "font.size": 9, "text.color": GREY})
+    style()
     read_panels = [(title, *read(folder)) for title, folder in panels]
     most = max(len(arms) for _, arms, _ in read_panels)
     figure, axes = pyplot.subplots(
@@ -53,7 +45,7 @@ def draw(panels: list[tuple[str, Path]], path: Path) -> None:
     )
     for panel, (title, arms, figures) in zip(axes[0], read_panels, strict=True):
         for place, row in enumerate(reversed(arms)):
-            color = COLORS.get(row["verdict"], PLAIN)
+            color = COLORS.get(row["verdict"], GREY)
             panel.plot(
                 figures[row["arm"]], [place] * len(figures[row["arm"]]), "o", color=color, markersize=4
             )
@@ -63,21 +55,13 @@ def draw(panels: list[tuple[str, Path]], path: Path) -> None:
         panel.axvline(teacher, color=GREY, linewidth=1, linestyle="--")
         panel.set_yticks(range(len(arms)), [row["arm"] for row in reversed(arms)], color=GREY)
         panel.set_title(title, color=GREY)
-        panel.tick_params(colors=GREY)
-        panel.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
-        panel.patch.set_alpha(0)
-        for side, spine in panel.spines.items():
-            spine.set_visible(side == "bottom")
-            spine.set_color(GREY)
-    figure.supxlabel(
+        tidy(panel, ("bottom",), "x")
+    save(
+        figure,
         "a dot per seed, a line at the mean, dashed: the teacher; "
         "blue: better than amad, orange: worse (corrected interval)",
-        fontsize=7,
-        color=GREY,
+        path,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, transparent=True, metadata={"Date": None})
-    pyplot.close(figure)
 
 
 def main() -> int:
@@ -86,15 +70,8 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="an SVG file")
     parser.add_argument("panels", nargs="+", help="TITLE=FOLDER of a comparison")
     arguments = parser.parse_args()
-    try:
-        panels = [
-            (title, Path(folder)) for title, _, folder in (one.rpartition("=") for one in arguments.panels)
-        ]
-        draw(panels, arguments.out)
-    except AmadError as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        return 2
-    return 0
+    panels = [(title, Path(folder)) for title, _, folder in (one.rpartition("=") for one in arguments.panels)]
+    return status(lambda: draw(panels, arguments.out))
 
 
 if __name__ == "__main__":
