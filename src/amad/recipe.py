@@ -37,12 +37,14 @@ class ModelRecipe(Section):
         config: Configuration with its ``model_type``; the vocabulary size comes from the tokenizer.
         tokenizer: Folder of a tokenizer; trained on the words of the training set when absent.
         image_size: Height and width of images in the place of those that the checkpoint reads; for BLIP.
+        dropout: Probability of dropout in the text part in the place of the checkpoint's; for BLIP.
     """
 
     path: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
     image_size: Annotated[int, Field(gt=0)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelRecipe":
@@ -52,6 +54,8 @@ class ModelRecipe(Section):
             raise ValueError(
                 "model.image_size changes a checkpoint; model.config says itself at what size images are read"
             )
+        if self.dropout is not None and self.path is None:
+            raise ValueError("model.dropout changes a checkpoint; model.config says itself what is dropped")
         return self
 
 

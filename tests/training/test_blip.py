@@ -281,6 +281,7 @@ def test_a_checkpoint_of_the_other_task_and_a_wrong_tokenizer_are_refused(scenes
         ),
         ({"model": {"path": "x", "config": CONFIG}}, "exactly one of model.path and model.config"),
         ({"model": {"config": CONFIG, "image_size": 48}}, "model.image_size changes a checkpoint"),
+        ({"model": {"config": CONFIG, "dropout": 0.1}}, "model.dropout changes a checkpoint"),
     ],
 )
 def test_what_makes_no_blip_is_refused_by_its_key(scenes, changes, message):
@@ -346,3 +347,22 @@ def test_training_shows_views_and_validation_whole_images(scenes):
     assert not train.augment.randaugment
     tree["data"]["augment"] = "crop-flip-randaugment"
     assert parts(tree).datasets[0].augment.randaugment
+
+
+def test_a_vision_layer_that_is_left_out_of_training_learns_nothing(scenes, tmp_path):
+    start = parts(vqa(scenes)).model.state_dict()
+    model, _ = first_step(vqa(scenes), tmp_path / "run", drop_path_rate=1 - 1e-9)
+    for layer, moved in ((0, True), (1, False)):
+        for name in ("self_attn.projection.weight", "mlp.fc2.weight"):
+            key = f"vision_model.encoder.layers.{layer}.{name}"
+            assert torch.equal(model.state_dict()[key], start[key]) != moved
+    assert not any(layer.mlp._forward_hooks for layer in model.vision_model.encoder.layers)
+
+
+def test_a_checkpoint_may_drop_more_than_it_says(distilled, tmp_path):
+    tree = {key: value for key, value in distilled.items() if key not in ("teacher", "student")}
+    model = parts(tree | {"model": {"path": distilled["teacher"], "dropout": 0.3}}).model
+    assert model.config.text_config.hidden_dropout_prob == 0.3
+    texts = [module for name, module in model.named_modules() if name.endswith("attention.self.dropout")]
+    assert texts
+    assert all(module.p == 0.3 for module in texts)

@@ -22,6 +22,13 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
             model computed, and refuse to train on a wrong record.
         generation_min_length: Fewest decoder tokens of what is decoded while evaluating, as ``generate`` counts them.
         log_alignment: Log entropy, largest weight, coverage and collapse of the alignment with the losses.
+        lr_scheduler_interval: "step", or "epoch": the learning rate changes between epochs only.
+        no_decay: Parts of the names of parameters that weight decay spares; an empty list: it spares none. None: those
+            that ``Trainer`` spares, biases and norms.
+        drop_path_rate: Stochastic depth of BLIP's vision part, of its last layer
+            (:func:`amad.models.blip_regularization.stochastic_depth`).
+
+    ``metric_for_best_model`` may be a sum: ``CIDEr+Bleu_4``.
     """
 
     remove_unused_columns: bool = field(
@@ -34,6 +41,34 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
         default=None, metadata={"help": "Fewest tokens decoded in evaluation."}
     )
     log_alignment: bool = field(default=True, metadata={"help": "Log who teaches whom, and how sharply."})
+    lr_scheduler_interval: str = field(
+        default="step", metadata={"help": "What the learning rate changes with: step or epoch."}
+    )
+    no_decay: list[str] | None = field(
+        default=None, metadata={"help": "Parts of the names of parameters without weight decay."}
+    )
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Stochastic depth of BLIP's vision part."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_scheduler_interval not in ("step", "epoch"):
+            raise ValueError(
+                f"lr_scheduler_interval is one of step, epoch, and {self.lr_scheduler_interval!r} was given."
+            )
+        if self.lr_scheduler_interval == "epoch" and self.warmup_steps:
+            raise ValueError(
+                f"lr_scheduler_interval epoch holds the learning rate through an epoch, and with warmup_steps "
+                f"{self.warmup_steps} it would be zero in all of the first. Leave one of them out."
+            )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(
+                f"drop_path_rate is at least 0 and below 1, and {self.drop_path_rate} was given."
+            )
+        names = self.no_decay
+        if names is not None and not (
+            isinstance(names, list) and all(isinstance(n, str) and n for n in names)
+        ):
+            raise ValueError(f"no_decay is a list of parts of names, and {names!r} was given.")
 
 
 _NUMBERS = frozenset(

@@ -31,6 +31,7 @@ from amad.losses.objective import Objective, Term
 from amad.losses.pairs import PairTerm
 from amad.models.blip_images import resize_images
 from amad.models.blip_pretraining import BlipForPretraining
+from amad.models.blip_regularization import set_text_dropout
 from amad.models.checkpoint import located
 from amad.models.load import load_model, load_tokenizer, model_type
 from amad.models.student import build_student, check_compatible, student_config
@@ -177,6 +178,8 @@ class RunParts:
             loaded = fitted(load_model(recipe.model.path, dtype=torch.float32), recipe.data)
             if recipe.model.image_size is not None:
                 resize_images(loaded, recipe.model.image_size)
+            if recipe.model.dropout is not None:
+                set_text_dropout(loaded, recipe.model.dropout)
             return loaded
         config_values = (recipe.model.config or {}) if recipe.model is not None else {}
         return new_model(config_values, self.tokenizer, recipe.data, recipe.seed)

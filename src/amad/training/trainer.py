@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
@@ -21,6 +22,7 @@ from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError
 from amad.losses.aligned import AlignedAttention
 from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue
+from amad.models.blip_regularization import stochastic_depth
 from amad.models.student import check_compatible
 from amad.training.arguments import DistillationArguments
 from amad.training.batches import (
@@ -32,6 +34,7 @@ from amad.training.batches import (
     with_padding,
 )
 from amad.training.pairing import Pairing
+from amad.training.schedule import hold_within_epochs
 
 OBJECTIVE = "amad_objective"
 """Name under which the objective sits inside the student while it trains."""
@@ -123,7 +126,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self._diagnosed_step = self._logged_step = 0
         self._sums: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
         self._figures: dict[str, dict[str, Tensor]] = {"train": {}, "eval": {}}
-        self._evaluated_batches = 0
+        self._evaluated_batches = self._steps_per_epoch = 0
 
     # ------------------------------------------------------------------ training
 
@@ -132,11 +135,28 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         student = self.accelerator.unwrap_model(self.model)
         if self.args.check_capture and self.pairs:
             self.check_capture()
-        student.add_module(OBJECTIVE, self.objective.to(self.args.device))
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            delattr(student, OBJECTIVE)
+        with stochastic_depth(student, self.args.drop_path_rate):
+            student.add_module(OBJECTIVE, self.objective.to(self.args.device))
+            try:
+                return super().train(*args, **kwargs)
+            finally:
+                delattr(student, OBJECTIVE)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> LRScheduler:
+        """As ``Trainer``, at the interval that the arguments name."""
+        made_before = self.lr_scheduler is not None
+        scheduler: LRScheduler = super().create_scheduler(*args, **kwargs)
+        if self.args.lr_scheduler_interval == "epoch" and not made_before:
+            hold_within_epochs(scheduler, self._steps_per_epoch)
+        return scheduler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Parameters that decay: all but those that ``no_decay`` names, where the arguments have it."""
+        spared = self.args.no_decay
+        if spared is None:
+            names: list[str] = super().get_decay_parameter_names(model)
+            return names
+        return [name for name, _ in model.named_parameters() if not any(part in name for part in spared)]
 
     def check_capture(self) -> dict[str, dict[SiteKey, float | None]]:
         """Compare recorded with computed attention at every paired site on a few training examples.
@@ -316,8 +336,11 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
                     logs[f"alignment_{name}"] = sum(getattr(one, name) for one in figures) / len(figures)
         super().log(logs, start_time)
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        epochs, steps = super()._init_training_state(*args, **kwargs)
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any
+    ) -> tuple[int, int]:
+        self._steps_per_epoch = num_update_steps_per_epoch
+        epochs, steps = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
         # An earlier run may have ended between two logs.
         self._sums["train"].clear()
         self._figures["train"].clear()
@@ -376,6 +399,15 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
         )
         return result
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As ``Trainer``, also by a sum of metrics."""
+        name = self.args.metric_for_best_model
+        parts = [f"eval_{part.removeprefix('eval_')}" for part in (name or "").split("+")]
+        if len(parts) > 1 and all(part in metrics for part in parts):
+            metrics = metrics | {f"eval_{name.removeprefix('eval_')}": sum(metrics[part] for part in parts)}
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        return is_best
 
     # ------------------------------------------------------------------ checkpoints
 

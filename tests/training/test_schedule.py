@@ -1,0 +1,113 @@
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import get_scheduler
+
+from amad.errors import RecipeError
+from amad.training.arguments import make_arguments
+from amad.training.schedule import hold_within_epochs
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy
+
+
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-5)
+
+
+def test_a_cosine_by_epochs_is_that_of_its_authors():
+    made = optimizer()
+    scheduler = get_scheduler("cosine", made, num_warmup_steps=0, num_training_steps=70)
+    hold_within_epochs(scheduler, 7)
+    rates = []
+    for _ in range(70):
+        rates.append(made.param_groups[0]["lr"])
+        made.step()
+        scheduler.step()
+    # utils.py of BLIP's code: (init - min) * 0.5 * (1 + cos(pi epoch / max_epoch)) + min, with min 0.
+    authors = [2e-5 * 0.5 * (1 + math.cos(math.pi * epoch / 10)) for epoch in range(10)]
+    assert rates == pytest.approx([rate for rate in authors for _ in range(7)], rel=1e-12)
+
+
+def test_a_schedule_that_steps_do_not_decide_is_refused():
+    with pytest.raises(RecipeError, match=r"ReduceLROnPlateau is none.*cosine"):
+        hold_within_epochs(ReduceLROnPlateau(optimizer()), 7)
+
+
+# Sixteen examples in batches of eight: two steps an epoch.
+EPOCHS = {"max_steps": -1, "num_train_epochs": 3, "lr_scheduler_type": "cosine", "learning_rate": 0.1}
+
+
+def rates_of(trainer):
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def test_a_run_holds_its_learning_rate_through_each_epoch(tmp_path):
+    trainer = toy.trainer(tmp_path, **EPOCHS, lr_scheduler_interval="epoch")
+    trainer.train()
+    assert rates_of(trainer) == pytest.approx([0.1, 0.1, 0.075, 0.075, 0.025, 0.025])
+    trainer = toy.trainer(tmp_path, **EPOCHS)
+    trainer.train()
+    assert len(set(rates_of(trainer))) == 6
+
+
+@pytest.mark.parametrize("kept", [2, 3])
+def test_a_resumed_run_goes_on_at_the_same_rate(tmp_path, kept):
+    settings = EPOCHS | {"lr_scheduler_interval": "epoch", "save_strategy": "steps", "save_steps": 1}
+    straight = toy.trainer(tmp_path / "straight", **settings)
+    straight.train()
+    resumed = toy.trainer(tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / f"checkpoint-{kept}"))
+    assert rates_of(resumed) == rates_of(straight)
+    assert toy.largest_difference(toy.weights(straight.model), toy.weights(resumed.model)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr_scheduler_interval": "batch"}, "one of step, epoch, and 'batch'"),
+        ({"lr_scheduler_interval": "epoch", "warmup_steps": 0.05}, "warmup_steps 0.05 it would be zero"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate is at least 0 and below 1, and 1.0"),
+        ({"no_decay": "bias"}, "no_decay is a list of parts of names, and 'bias'"),
+        ({"no_decay": [""]}, "no_decay is a list of parts of names"),
+    ],
+)
+def test_arguments_that_have_no_meaning_are_refused(tmp_path, given, message):
+    with pytest.raises(RecipeError, match=message):
+        make_arguments(str(tmp_path), 0, given)
+
+
+@pytest.mark.parametrize("no_decay", [None, [], ["bias"], ["layer_norm", "SelfAttention.q"]])
+def test_only_what_is_named_is_spared_by_weight_decay(tmp_path, no_decay):
+    """With nothing but decay, AdamW multiplies what decays by 1 - rate * decay, and leaves the rest."""
+    trainer = toy.trainer(
+        tmp_path,
+        optim="adamw_torch",
+        learning_rate=0.1,
+        weight_decay=0.5,
+        no_decay=no_decay,
+    )
+    before = toy.weights(trainer.model)
+    trainer.create_optimizer()
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    spared = ["bias", "norm"] if no_decay is None else no_decay
+    for name, now in toy.weights(trainer.model).items():
+        factor = 1.0 if any(part in name for part in spared) else 0.95
+        torch.testing.assert_close(now, before[name] * factor)
+
+
+def test_the_best_model_may_be_that_of_a_sum(tmp_path):
+    trainer = toy.trainer(tmp_path, metric_for_best_model="CIDEr+Bleu_4", greater_is_better=True)
+    metrics = [{"eval_CIDEr": 1.0, "eval_Bleu_4": 0.1}, {"eval_CIDEr": 0.9, "eval_Bleu_4": 0.3}]
+    assert [trainer._determine_best_metric(found, None) for found in metrics] == [True, True]
+    assert trainer.state.best_metric == pytest.approx(1.2)
+    assert "eval_CIDEr+Bleu_4" not in metrics[0]
+    assert not trainer._determine_best_metric({"eval_CIDEr": 1.1, "eval_Bleu_4": 0.0}, None)
+    with pytest.raises(KeyError, match=r"CIDEr\+Bleu_4"):
+        trainer._determine_best_metric({"eval_CIDEr": 1.1}, None)
