@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -322,10 +323,18 @@ class Stream(IterableDataset):
         return (toy.Sentences()[index] for index in range(16))
 
 
-def test_a_stream_trains_like_the_set_it_streams(tmp_path):
+def rows_of_sentences():
+    return ({name: value.tolist() for name, value in toy.Sentences()[index].items()} for index in range(16))
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [Stream, lambda: datasets.IterableDataset.from_generator(rows_of_sentences).with_format("torch")],
+)
+def test_a_stream_trains_like_the_set_it_streams(tmp_path, stream):
     sequential = {"train_sampling_strategy": "sequential", "max_steps": 2}
     stored, streamed = toy.trainer(tmp_path / "a", **sequential), toy.trainer(tmp_path / "b", **sequential)
-    streamed.train_dataset = Stream()
+    streamed.train_dataset = stream()
     stored.train()
     streamed.train()
     assert toy.largest_difference(toy.weights(stored.model), toy.weights(streamed.model)) == 0.0
