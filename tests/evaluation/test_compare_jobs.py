@@ -133,6 +133,35 @@ def test_never_more_jobs_at_a_time_and_what_becomes_ready_is_done(tmp_path):
     assert max(active) == 2
 
 
+def test_a_job_that_another_comparison_is_at_is_left_alone(tmp_path):
+    jobs = [job(name, ("--version",), folder=tmp_path) for name in ("taken", "free")]
+    ended = []
+
+    def make():
+        run_jobs(lambda: jobs, 2, on_end=lambda one, *_: ended.append(one.name), on_tick=len)
+
+    assert not jobs[0].is_claimed
+    with jobs[0].claim:
+        assert jobs[0].is_claimed
+        make()
+    assert ended == ["free"]
+    assert not (tmp_path / "taken.log").exists()
+    assert not any(one.is_claimed for one in jobs)
+    make()
+    assert ended == ["free", "taken", "free"] or ended == ["free", "free", "taken"]
+
+
+def test_what_another_comparison_is_at_is_running_and_not_ready(describe, tmp_path):
+    one = describe.comparison("none", "amad", n_seeds=1)
+    teacher, first, second = remaining(one, tmp_path).ready
+    for claimed in (teacher, first):
+        claimed.log.parent.mkdir(parents=True, exist_ok=True)
+    with teacher.claim, first.claim:
+        left = remaining(one, tmp_path)
+        assert (left.ready, left.running) == ((second,), ("none, seed 0",))
+    assert remaining(one, tmp_path).ready == (teacher, first, second)
+
+
 @pytest.fixture
 def heeded():
     """Interruptions are heeded, also where tests run in the background of a shell, which has them ignored."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from amad.data.paths import write_whole
 from amad.evaluation.compare_plan import Arm, Comparison, PlannedRun
 from amad.evaluation.compare_runs import METRICS_FILE, read_outcome, run_state
@@ -56,6 +58,23 @@ class Job:
     def line(self) -> str:
         """The job as a line for a shell."""
         return " && ".join(shlex.join(("amad", *command)) for command in self.commands)
+
+    @property
+    def claim(self) -> FileLock:
+        """Held by the comparison that makes the job, so that another one on the same folder leaves it alone."""
+        return FileLock(self.log.with_suffix(".lock"))
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a comparison, here or in another process, is making it."""
+        claim = self.claim
+        if not Path(claim.lock_file).is_file():
+            return False
+        try:
+            with claim.acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
 
 
 @dataclass(frozen=True)
@@ -109,7 +128,7 @@ def remaining(comparison: Comparison, folder: Path) -> Remaining:
 
     All arms have a seed before the next one begins.
     """
-    jobs = _teacher_jobs(comparison, folder)
+    jobs = [job for job in _teacher_jobs(comparison, folder) if not job.is_claimed]
     runs: list[list[PlannedRun]] = []
     waiting: list[str] = []
     running: list[str] = []
@@ -127,7 +146,9 @@ def remaining(comparison: Comparison, folder: Path) -> Remaining:
             running.append(run.name)
             continue
         job = _job(run, state, comparison.report)
-        if job.commands:
+        if job.commands and job.is_claimed:
+            running.append(run.name)
+        elif job.commands:
             _write_recipe(run.recipe_file, run.recipe)
             jobs.append(job)
     return Remaining(tuple(jobs), tuple(waiting), tuple(running))
@@ -145,14 +166,14 @@ def run_jobs(
     Args:
         ready: Says what can be done now; asked again whenever a job ends.
         n_parallel: Jobs at a time.
-        on_end: Called with a job, its exit status and its seconds.
+        on_end: Called with a job, its exit status and its seconds; not for a job that another comparison took first.
         on_tick: Called every second with the jobs that are being made.
 
     Raises:
         KeyboardInterrupt: on an interruption or SIGTERM, after all processes were ended.
     """
     tried: set[str] = set()
-    active: dict[Future[tuple[int, float]], Job] = {}
+    active: dict[Future[tuple[int, float] | None], Job] = {}
     processes = _Processes(n_parallel)
     with _terminated_as_interrupted(), ThreadPoolExecutor(n_parallel) as pool:
         try:
@@ -163,12 +184,14 @@ def run_jobs(
                         active[pool.submit(processes.make, job)] = job
                 if not active:
                     return
-                done: set[Future[tuple[int, float]]] = set()
+                done: set[Future[tuple[int, float] | None]] = set()
                 while not done:
                     on_tick(list(active.values()))
                     done, _ = wait(active, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
-                    on_end(active.pop(future), *future.result())
+                    job, ended = active.pop(future), future.result()
+                    if ended is not None:
+                        on_end(job, *ended)
         except BaseException:
             processes.end()
             raise
@@ -192,17 +215,22 @@ class _Processes:
         self.active: set[subprocess.Popen[bytes]] = set()
         self.ended = False
 
-    def make(self, job: Job) -> tuple[int, float]:
-        """Run a job's commands until one fails; exit status and seconds."""
+    def make(self, job: Job) -> tuple[int, float] | None:
+        """Run a job's commands until one fails; exit status and seconds, or None if another comparison is at it."""
         started, status = time.monotonic(), 0
-        for command in job.commands:
-            status = self._run(command, job.log)
-            if status:
-                break
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Longer than it takes another one to see whether it is held.
+            with job.claim.acquire(timeout=_TICK_SECONDS):
+                for command in job.commands:
+                    status = self._run(command, job.log)
+                    if status:
+                        break
+        except Timeout:
+            return None
         return status, time.monotonic() - started
 
     def _run(self, command: Sequence[str], log: Path) -> int:
-        log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:
             file.write(f"$ {shlex.join(('amad', *command))}\n".encode())
             file.flush()
