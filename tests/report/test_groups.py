@@ -1,33 +1,9 @@
-import random
-
 import pytest
-from scipy import stats
 from story import write_run
 
-from amad.evaluation import statistics as evaluated
-from amad.report.groups import group_runs, interval, paired_differences
+from amad.intervals import mean_interval, paired_difference
+from amad.report.groups import group_runs, paired_differences
 from amad.report.run import read_run
-
-
-def test_the_interval_is_that_of_scipy():
-    numbers = random.Random(0)
-    for n in (2, 3, 10, 50):
-        values = [numbers.gauss(80, 3) for _ in range(n)]
-        low, high = stats.t.interval(0.95, n - 1, stats.tmean(values), stats.sem(values))
-        found = interval(values)
-        assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-
-
-def test_the_interval_of_two_values_is_worked_by_hand():
-    # Mean 81, deviation sqrt(2), over sqrt(2) is 1; the quantile of one degree of freedom is 12.7062.
-    assert interval([80.0, 82.0])[1:3] == (
-        pytest.approx(81 - 12.7062, abs=1e-3),
-        pytest.approx(81 + 12.7062, abs=1e-3),
-    )
-
-
-def test_one_value_has_no_interval():
-    assert interval([81.5]) == (81.5, None, None, 1)
 
 
 def runs(tmp_path, *described):
@@ -51,8 +27,8 @@ def test_runs_that_differ_in_seed_output_and_habits_are_one_group(tmp_path):
         )
     )
     assert group.name == "AMAD kl"
-    assert group.score() == interval([80.0, 82.0, 84.0])
-    assert group.curve()[-1] == (2560, interval([80.0, 82.0, 84.0]))
+    assert group.score() == mean_interval([80.0, 82.0, 84.0])
+    assert group.curve()[-1] == (2560, mean_interval([80.0, 82.0, 84.0]))
     assert len(group.curve()) == 4
 
 
@@ -104,7 +80,7 @@ def test_two_methods_are_compared_at_the_seeds_that_both_have(tmp_path):
     ]
     taught = [{"seed": seed, "accuracy": value} for seed, value in ((1, 78.0), (0, 74.0), (9, 99.0))]
     first, second = group_runs(runs(tmp_path, *alone, *taught))
-    assert paired_differences([first, second]) == [(first, second, interval([4.0, 6.0]))]
+    assert paired_differences([first, second]) == [(first, second, mean_interval([4.0, 6.0]))]
     assert paired_differences([first, *group_runs(runs(tmp_path / "far", {"seed": 7}))]) == []
 
 
@@ -121,7 +97,7 @@ def test_several_comparisons_have_wider_intervals_that_hold_together(tmp_path):
         ("AMAD mse", "ground truth alone"),
     ]
     for (_, _, interval_found), one in zip(found, ("kl", "mse"), strict=True):
-        theirs = evaluated.paired_difference(values[one], values["alone"], n_comparisons=2)
+        theirs = paired_difference(values[one], values["alone"], n_comparisons=2)
         assert interval_found.mean == pytest.approx(theirs.mean)
         assert interval_found.low == pytest.approx(theirs.low)
         assert interval_found.high == pytest.approx(theirs.high)

@@ -25,7 +25,7 @@ from amad.evaluation.compare_runs import (
     read_reported,
     run_state,
 )
-from amad.evaluation.statistics import CONFIDENCE, half_width, paired_difference
+from amad.intervals import CONFIDENCE, half_width, paired_difference
 
 TARGET_SHARE = 0.9
 """Share of the teacher's figure at which examples are counted."""

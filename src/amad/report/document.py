@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from amad.errors import DataError
+from amad.intervals import Interval, mean_interval
 from amad.report.examples import read_examples
-from amad.report.groups import Group, Interval, group_runs, interval, paired_differences
+from amad.report.groups import Group, group_runs, paired_differences
 from amad.report.run import ALIGNMENT_FIGURES, SCORES, Place, Run
 from amad.report.thinning import evenly
 
@@ -159,7 +160,7 @@ def _against_teacher(group: Group, teacher: Mapping[str, Any]) -> float | None:
         score = group.score()
         return score and 100 * score.mean / float(teacher["score"])
     samples = [run.trained["sample_score"] for run in group.runs if "sample_score" in run.trained]
-    return 100 * interval(samples).mean / float(teacher["score"]) if samples else None
+    return 100 * mean_interval(samples).mean / float(teacher["score"]) if samples else None
 
 
 def _rounded(value: Interval) -> list[float | None]:

@@ -1,13 +1,10 @@
 """Runs of one method, and what can be said of the method from them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
-from scipy import stats
-
+from amad.intervals import Interval, mean_interval
 from amad.report.run import Run
 
 # What changes no result, or is told otherwise.
@@ -18,29 +15,6 @@ _TRAINING_HABITS = (
     "predict_with_generate", "generation_max_length", "log_", "check_capture",
 )  # fmt: skip
 _OF_THE_TEACHER = ("teacher", "pairing")
-
-
-class Interval(NamedTuple):
-    """A mean with its 95 % interval; ``low`` and ``high`` are None where one value says nothing of the spread."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-def interval(values: Sequence[float], n_comparisons: int = 1) -> Interval:
-    """The mean of values that differ by chance, with Student's interval of the mean.
-
-        mean +- t s / sqrt(n),  t the 1 - 0.05 / (2 n_comparisons) quantile of Student's t, n - 1 degrees of freedom
-
-    Of several comparisons all intervals hold together with at least 95 % (Bonferroni).
-    """
-    mean, n = fmean(values), len(values)
-    if n < 2:
-        return Interval(mean, None, None, n)
-    reach = float(stats.t.ppf(1 - 0.05 / (2 * n_comparisons), n - 1)) * stdev(values) / math.sqrt(n)
-    return Interval(mean, mean - reach, mean + reach, n)
 
 
 @dataclass
@@ -65,7 +39,7 @@ class Group:
                 values.setdefault(examples, []).append(value)
         most = max((len(found) for found in values.values()), default=0)
         return [
-            (examples, interval(values[examples]))
+            (examples, mean_interval(values[examples]))
             for examples in sorted(values)
             if len(values[examples]) == most
         ]
@@ -73,7 +47,7 @@ class Group:
     def score(self) -> Interval | None:
         """The score at the end; None if no run has one."""
         scores = [run.score for run in self.runs if run.score is not None]
-        return interval(scores) if scores else None
+        return mean_interval(scores) if scores else None
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -102,7 +76,7 @@ def paired_differences(groups: Sequence[Group]) -> list[tuple[Group, Group, Inte
         for second in groups[1:]
         if (differences := _differences(first, second))
     ]
-    return [(first, second, interval(differences, len(found))) for first, second, differences in found]
+    return [(first, second, mean_interval(differences, len(found))) for first, second, differences in found]
 
 
 def _differences(first: Group, second: Group) -> list[float]:

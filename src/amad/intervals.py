@@ -1,10 +1,10 @@
-"""Whether one method is better than another, over seeds that both were run with."""
+"""How sure a mean over seeds is, and whether one method is better than another."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from scipy import stats
 
@@ -14,6 +14,15 @@ Verdict = Literal["better", "worse", "no difference", "not enough seeds"]
 
 CONFIDENCE = 0.95
 """Probability with which all intervals of a family hold together."""
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % interval; ``low`` and ``high`` are None where one value says nothing of the spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,23 @@ def paired_difference(
     if not all(map(math.isfinite, (*values, *baseline))):
         raise RecipeError(f"figures must be finite and are {[*values]} and {[*baseline]}. Leave none out.")
     differences = [value - other for value, other in zip(values, baseline, strict=True)]
-    n, mean = len(differences), statistics.fmean(differences)
-    if n == 1:
-        return PairedDifference(1, mean, None, None, None)
-    deviation = statistics.stdev(differences)
-    half = half_width(n, n_comparisons) * deviation
-    return PairedDifference(n, mean, deviation, mean - half, mean + half)
+    found = mean_interval(differences, n_comparisons)
+    deviation = statistics.stdev(differences) if found.n > 1 else None
+    return PairedDifference(found.n, found.mean, deviation, found.low, found.high)
+
+
+def mean_interval(values: Sequence[float], n_comparisons: int = 1) -> Interval:
+    """The mean of values that differ by chance, with Student's interval of the mean.
+
+        mean +- t s / sqrt(n),  t the 1 - 0.05 / (2 n_comparisons) quantile of Student's t, n - 1 degrees of freedom
+
+    Of several comparisons all intervals hold together with at least 95 % (Bonferroni).
+    """
+    mean, n = statistics.fmean(values), len(values)
+    if n < 2:
+        return Interval(mean, None, None, n)
+    reach = half_width(n, n_comparisons) * statistics.stdev(values)
+    return Interval(mean, mean - reach, mean + reach, n)
 
 
 def half_width(n: int, n_comparisons: int = 1) -> float:

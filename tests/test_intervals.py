@@ -1,4 +1,5 @@
 import math
+import random
 
 import numpy
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from amad.errors import RecipeError
-from amad.evaluation.statistics import half_width, paired_difference
+from amad.intervals import half_width, mean_interval, paired_difference
 
 figures = st.lists(
     st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)).map(
@@ -113,3 +114,24 @@ def test_of_families_without_any_difference_at_most_five_percent_have_one_shown(
 def test_what_cannot_be_compared_is_refused(values, baseline, n_comparisons, said):
     with pytest.raises(RecipeError, match=said):
         paired_difference(values, baseline, n_comparisons=n_comparisons)
+
+
+def test_the_interval_is_that_of_scipy():
+    numbers = random.Random(0)
+    for n in (2, 3, 10, 50):
+        values = [numbers.gauss(80, 3) for _ in range(n)]
+        low, high = stats.t.interval(0.95, n - 1, stats.tmean(values), stats.sem(values))
+        found = mean_interval(values)
+        assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_the_interval_of_two_values_is_worked_by_hand():
+    # Mean 81, deviation sqrt(2), over sqrt(2) is 1; the quantile of one degree of freedom is 12.7062.
+    assert mean_interval([80.0, 82.0])[1:3] == (
+        pytest.approx(81 - 12.7062, abs=1e-3),
+        pytest.approx(81 + 12.7062, abs=1e-3),
+    )
+
+
+def test_one_value_has_no_interval():
+    assert mean_interval([81.5]) == (81.5, None, None, 1)
