@@ -46,7 +46,8 @@ class PairedDifference:
     @property
     def verdict(self) -> Verdict:
         """``no difference`` means that the interval contains zero: none was shown, not that there is none."""
-        if self.low is None or self.high is None:
+        if self.low is None or self.high is None or (self.deviation == 0 and self.mean != 0):
+            # Differences that are all the same come of figures in coarse steps and say nothing of the spread.
             return "not enough seeds"
         if self.low > 0:
             return "better"

@@ -133,12 +133,17 @@ def test_never_more_jobs_at_a_time_and_what_becomes_ready_is_done(tmp_path):
     assert max(active) == 2
 
 
-def test_a_job_that_another_comparison_is_at_is_left_alone(tmp_path):
+def test_a_job_that_another_comparison_took_first_is_left_to_it(tmp_path):
     jobs = [job(name, ("--version",), folder=tmp_path) for name in ("taken", "free")]
-    ended = []
+    ended, asked = [], []
+
+    def ready():
+        # The other one took it between looking and beginning.
+        asked.append(len(asked))
+        return jobs if len(asked) == 1 else [one for one in jobs if not one.is_claimed]
 
     def make():
-        run_jobs(lambda: jobs, 2, on_end=lambda one, *_: ended.append(one.name), on_tick=len)
+        run_jobs(ready, 2, on_end=lambda one, *_: ended.append(one.name), on_tick=len)
 
     assert not jobs[0].is_claimed
     with jobs[0].claim:
@@ -148,7 +153,17 @@ def test_a_job_that_another_comparison_is_at_is_left_alone(tmp_path):
     assert not (tmp_path / "taken.log").exists()
     assert not any(one.is_claimed for one in jobs)
     make()
-    assert ended == ["free", "taken", "free"] or ended == ["free", "free", "taken"]
+    assert sorted(ended) == ["free", "free", "taken"]
+
+
+def test_what_is_left_of_a_job_is_seen_once_it_is_claimed(describe, leave, tmp_path):
+    one = describe.comparison("none", "amad", n_seeds=1)
+    _, first, second = remaining(one, tmp_path).ready
+    leave.finish(first.run, 50.0)
+    assert [command[0] for command in first.left()] == ["evaluate"]
+    leave.evaluated(first.run.folder, 50.0)
+    assert first.left() == ()
+    assert second.left() == second.commands
 
 
 def test_what_another_comparison_is_at_is_running_and_not_ready(describe, tmp_path):

@@ -129,7 +129,7 @@ def test_removing_leaves_what_is_somebody_elses(tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for folder in (alone, shared):
         shards, *_ = decoded(folder)
-        (folder / ".00002.jsonl.new").write_text("half")
+        (folder / ".00002.jsonl.0f.new").write_text("half")
         if folder == shared:
             (folder / "mine.txt").write_text("mine")
         shards.remove()

@@ -67,6 +67,22 @@ def run_of(tree, with_teacher=False):
     return TrainingRun(check_recipe(tree), with_teacher=with_teacher, console=Console(file=io.StringIO()))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"drop_path_rate": 0.1}, "drop_path_rate is that of BLIP's vision part, and the model is a VLT5"),
+        ({"metric_for_best_model": "acuracy"}, "'acuracy' is not: did you mean 'accuracy'"),
+        ({"metric_for_best_model": "accuracy+Bleu_4"}, "'Bleu_4' is not"),
+    ],
+)
+def test_what_does_not_suit_model_or_task_is_refused_before_anything_is_written(tree, given, message):
+    tree["training"] |= given
+    for look in (TrainingRun.plan, TrainingRun.train):
+        with pytest.raises(RecipeError, match=message):
+            look(run_of(tree))
+        assert not Path(tree["output"]).exists()
+
+
 def test_examples_are_counted_as_they_are_seen_short_batches_included(tree):
     run = run_of(tree)
     assert len(run.parts.datasets[0]) == 72

@@ -2,14 +2,18 @@ import math
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import get_scheduler
 
 from amad.errors import RecipeError
-from amad.training.arguments import make_arguments
+from amad.losses.objective import Objective
+from amad.losses.task import TaskLoss
+from amad.training.arguments import DistillationArguments, make_arguments
 from amad.training.schedule import hold_within_epochs
+from amad.training.trainer import DistillationTrainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy
@@ -66,11 +70,40 @@ def test_a_resumed_run_goes_on_at_the_same_rate(tmp_path, kept):
     assert toy.largest_difference(toy.weights(straight.model), toy.weights(resumed.model)) == 0.0
 
 
+def test_an_interval_that_is_not_known_or_would_change_nothing_is_refused(tmp_path):
+    trainer = toy.trainer(tmp_path, max_steps=2, lr_scheduler_type="cosine", lr_scheduler_interval="epoch")
+    trainer.create_optimizer()
+    with pytest.raises(RecipeError, match=r"nobody knows before train"):
+        trainer.create_scheduler(2)
+    trainer = toy.trainer(tmp_path, max_steps=2, lr_scheduler_type="cosine", lr_scheduler_interval="epoch")
+    trainer.train_dataset = datasets.IterableDataset.from_generator(
+        lambda: (toy.Sentences()[index] for index in range(16))
+    )
+    with pytest.raises(RecipeError, match="which a stream does not have"):
+        trainer.train()
+    made = optimizer()
+    with pytest.raises(RecipeError, match="a scheduler is given in optimizers"):
+        DistillationTrainer(
+            toy.t5(2, 1, 16, seed=0),
+            args=DistillationArguments(str(tmp_path), use_cpu=True, lr_scheduler_interval="epoch"),
+            objective=Objective({"task": (1.0, TaskLoss())}),
+            optimizers=(made, get_scheduler("constant", made)),
+        )
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"lr_scheduler_interval": "batch"}, "one of step, epoch, and 'batch'"),
         ({"lr_scheduler_interval": "epoch", "warmup_steps": 0.05}, "warmup_steps 0.05 it would be zero"),
+        (
+            {
+                "lr_scheduler_interval": "epoch",
+                "lr_scheduler_type": "reduce_lr_on_plateau",
+                "eval_strategy": "steps",
+            },
+            "reduce_lr_on_plateau is none",
+        ),
         ({"drop_path_rate": 1.0}, "drop_path_rate is at least 0 and below 1, and 1.0"),
         ({"no_decay": "bias"}, "no_decay is a list of parts of names, and 'bias'"),
         ({"no_decay": [""]}, "no_decay is a list of parts of names"),
@@ -103,11 +136,23 @@ def test_only_what_is_named_is_spared_by_weight_decay(tmp_path, no_decay):
 
 
 def test_the_best_model_may_be_that_of_a_sum(tmp_path):
-    trainer = toy.trainer(tmp_path, metric_for_best_model="CIDEr+Bleu_4", greater_is_better=True)
-    metrics = [{"eval_CIDEr": 1.0, "eval_Bleu_4": 0.1}, {"eval_CIDEr": 0.9, "eval_Bleu_4": 0.3}]
-    assert [trainer._determine_best_metric(found, None) for found in metrics] == [True, True]
-    assert trainer.state.best_metric == pytest.approx(1.2)
-    assert "eval_CIDEr+Bleu_4" not in metrics[0]
-    assert not trainer._determine_best_metric({"eval_CIDEr": 1.1, "eval_Bleu_4": 0.0}, None)
-    with pytest.raises(KeyError, match=r"CIDEr\+Bleu_4"):
-        trainer._determine_best_metric({"eval_CIDEr": 1.1}, None)
+    trainer = toy.trainer(
+        tmp_path,
+        max_steps=3,
+        learning_rate=1.0,
+        metric_for_best_model="loss_task+eval_loss_logits",
+        greater_is_better=False,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+    )
+    trainer.eval_dataset = toy.Sentences(8)
+    trainer.train()
+    found = [entry for entry in trainer.state.log_history if "eval_loss_task" in entry]
+    sums = [entry["eval_loss_task"] + entry["eval_loss_logits"] for entry in found]
+    # Under the name that was given, which is where Trainer and its callbacks look.
+    assert [entry["eval_loss_task+eval_loss_logits"] for entry in found] == pytest.approx(sums)
+    assert trainer.state.best_metric == pytest.approx(min(sums))
+    best = found[sums.index(min(sums))]["step"]
+    assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{best}"
+    assert len(sums) == 3

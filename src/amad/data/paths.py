@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from uuid import uuid4
 
 from amad.errors import DataError
 
@@ -194,6 +195,17 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it, so that it is never there in part."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A name to write a file under, beside its place, which it takes at the end; no other process has that name."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.new")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -87,13 +87,18 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     """
     if (folder / COMPARISON_FILE).exists():
         _check_grown(read_comparison(folder), comparison, folder)
-    elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    elif folder.exists() and not (folder.is_dir() and not _files_in(folder)):
         raise RecipeError(
             f"{folder} is there already and is no comparison, and nothing is overwritten. Give another with --out."
         )
     folder.mkdir(parents=True, exist_ok=True)
     tree = comparison.model_dump(mode="json")
     write_whole(folder / COMPARISON_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """What is in a folder but for hidden files, which another process may be writing."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def read_comparison(folder: Path) -> Comparison:

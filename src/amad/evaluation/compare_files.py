@@ -2,12 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amad.data.paths import write_whole
+from amad.data.paths import replaced, write_whole
 from amad.records import RunRecords
 
 RESULTS_MD, RESULTS_CSV, RUNS_CSV, RECORDS = "results.md", "results.csv", "runs.csv", "records.jsonl"
@@ -27,15 +26,12 @@ def write_results(document: Mapping[str, Any], folder: Path, comparison: Mapping
     write_whole(folder / RESULTS_CSV, _csv([_flat_arm(arm) for arm in document["arms"]]))
     runs = [{key: run[key] for key in _RUN_COLUMNS} for run in document["runs"]]
     write_whole(folder / RUNS_CSV, _csv(runs, _RUN_COLUMNS))
-    temporary = folder / f".{RECORDS}.new"
-    temporary.unlink(missing_ok=True)
-    with RunRecords(temporary) as records:
+    with replaced(folder / RECORDS) as temporary, RunRecords(temporary) as records:
         records.write("recipe", comparison=comparison)
         for run in document["runs"]:
             records.write("metrics", figure=document["figure"], **run)
         whole = {key: value for key, value in document.items() if key not in ("arms", "runs")}
         records.write("comparison", **whole, arms=document["arms"])
-    os.replace(temporary, folder / RECORDS)
 
 
 def columns(document: Mapping[str, Any]) -> tuple[str, ...]:

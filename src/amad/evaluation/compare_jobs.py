@@ -45,6 +45,7 @@ class Job:
         log: Where they write what they say.
         results: Folder of what is evaluated.
         run: The run; None for the teacher.
+        report: What the run is reported on.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Job:
     log: Path
     results: Path
     run: PlannedRun | None = None
+    report: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -75,6 +77,13 @@ class Job:
                 return False
         except Timeout:
             return True
+        except (OSError, NotImplementedError):
+            # A file system without locks.
+            return False
+
+    def left(self) -> tuple[tuple[str, ...], ...]:
+        """The commands that are left of it now."""
+        return self.commands if self.run is None else _commands(self.run, run_state(self.run), self.report)
 
 
 @dataclass(frozen=True)
@@ -190,7 +199,10 @@ def run_jobs(
                     done, _ = wait(active, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
                     job, ended = active.pop(future), future.result()
-                    if ended is not None:
+                    if ended is None:
+                        # If the other one is interrupted, it is ready again.
+                        tried.discard(job.name)
+                    else:
                         on_end(job, *ended)
         except BaseException:
             processes.end()
@@ -219,15 +231,19 @@ class _Processes:
         """Run a job's commands until one fails; exit status and seconds, or None if another comparison is at it."""
         started, status = time.monotonic(), 0
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Longer than it takes another one to see whether it is held.
-            with job.claim.acquire(timeout=_TICK_SECONDS):
-                for command in job.commands:
-                    status = self._run(command, job.log)
-                    if status:
-                        break
-        except Timeout:
-            return None
+        with contextlib.ExitStack() as stack:
+            try:
+                # Longer than it takes another one to see whether it is held.
+                stack.enter_context(job.claim.acquire(timeout=_TICK_SECONDS))
+            except Timeout:
+                return None
+            except (OSError, NotImplementedError):
+                # A file system without locks: its records' own rule keeps two from one run.
+                pass
+            for command in job.left():
+                status = self._run(command, job.log)
+                if status:
+                    break
         return status, time.monotonic() - started
 
     def _run(self, command: Sequence[str], log: Path) -> int:
@@ -286,15 +302,19 @@ def _teacher_jobs(comparison: Comparison, folder: Path) -> list[Job]:
     return jobs
 
 
-def _job(run: PlannedRun, state: str, report: Sequence[str]) -> Job:
+def _job(run: PlannedRun, state: str, report: tuple[str, ...]) -> Job:
+    log = run.recipe_file.with_suffix(".log")
+    return Job(run.name, run.arm.label, _commands(run, state, report), log, run.folder, run, report)
+
+
+def _commands(run: PlannedRun, state: str, report: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     commands: list[tuple[str, ...]] = []
     if state != "finished":
         resume = ("--resume",) if state == "interrupted" else ()
         commands.append(("distill" if run.distils else "train", str(run.recipe_file), *resume))
     if run.trial is None and not (run.folder / METRICS_FILE).is_file():
         commands.append(("evaluate", str(run.recipe_file), *report))
-    log = run.recipe_file.with_suffix(".log")
-    return Job(run.name, run.arm.label, tuple(commands), log, run.folder, run)
+    return tuple(commands)
 
 
 def _write_recipe(path: Path, recipe: Recipe) -> None:

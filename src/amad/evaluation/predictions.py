@@ -91,7 +91,8 @@ class Shards:
         for path in [*map(self._file, range(len(self))), self.folder / _RUN_FILE]:
             path.unlink(missing_ok=True)
             # What a kill left half-written.
-            path.with_name(f".{path.name}.new").unlink(missing_ok=True)
+            for half in self.folder.glob(f".{path.name}.*.new"):
+                half.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 

@@ -49,9 +49,9 @@ def stochastic_depth(model: nn.Module, rate: float) -> Iterator[None]:
     """Leave out branches of the layers of a BLIP's vision part, sample by sample, while the model trains.
 
     Layer l of L, counted from 0, leaves out its attention, and independently its feed-forward part, for a sample with
-    probability p = rate * l / (L - 1), and multiplies what it keeps by 1 / (1 - p) (Huang et al. 2016,
-    arXiv:1603.09382, section 3; with the scaling at training time of models/vit.py of BLIP's code). In evaluation mode
-    nothing is left out.
+    probability p = rate * l / (L - 1) (0 where there is one layer), and multiplies what it keeps by 1 / (1 - p)
+    (Huang et al. 2016, arXiv:1603.09382, section 3; with the scaling at training time of models/vit.py of BLIP's code).
+    In evaluation mode nothing is left out.
 
     Args:
         model: An ordinary model again afterwards; while this lasts, its layers have forward hooks.
@@ -60,15 +60,9 @@ def stochastic_depth(model: nn.Module, rate: float) -> Iterator[None]:
     Raises:
         RecipeError: if the model has no BLIP vision part.
     """
-    stacks = [module for module in model.modules() if isinstance(module, BlipEncoder)]
-    if rate and not stacks:
-        raise RecipeError(
-            f"training.drop_path_rate is that of BLIP's vision part, and the model is a {type(model).__name__}. Leave "
-            "it out, or set it in the model's own configuration where that has it."
-        )
     hooks = []
     try:
-        for stack in stacks if rate else ():
+        for stack in check_stochastic_depth(model, rate):
             rates = torch.linspace(0, rate, len(stack.layers)).tolist()
             for layer, probability in zip(stack.layers, rates, strict=True):
                 for branch in (layer.self_attn, layer.mlp):
@@ -77,6 +71,23 @@ def stochastic_depth(model: nn.Module, rate: float) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def check_stochastic_depth(model: nn.Module, rate: float) -> list[BlipEncoder]:
+    """The stacks of layers that :func:`stochastic_depth` would thin out; none at rate 0.
+
+    Raises:
+        RecipeError: if the model has no BLIP vision part.
+    """
+    if not rate:
+        return []
+    stacks = [module for module in model.modules() if isinstance(module, BlipEncoder)]
+    if not stacks:
+        raise RecipeError(
+            f"training.drop_path_rate is that of BLIP's vision part, and the model is a {type(model).__name__}. Leave "
+            "it out, or set it in the model's own configuration where that has it."
+        )
+    return stacks
 
 
 def _leave_out(probability: float, branch: nn.Module, args: Any, output: Any) -> Any:

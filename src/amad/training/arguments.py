@@ -9,6 +9,8 @@ from transformers import Seq2SeqTrainingArguments
 from amad.errors import RecipeError
 from amad.recipe import nearest_key
 
+_NOT_BY_STEPS = ("reduce_lr_on_plateau", "greedy")
+
 
 @dataclass
 class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
@@ -59,6 +61,11 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
             raise ValueError(
                 f"lr_scheduler_interval epoch holds the learning rate through an epoch, and with warmup_steps "
                 f"{self.warmup_steps} it would be zero in all of the first. Leave one of them out."
+            )
+        if self.lr_scheduler_interval == "epoch" and self.lr_scheduler_type in _NOT_BY_STEPS:
+            raise ValueError(
+                f"lr_scheduler_interval epoch needs a schedule that the number of the step decides, and "
+                f"{self.lr_scheduler_type.value} is none. Give cosine, linear or polynomial, or leave the interval out."
             )
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(

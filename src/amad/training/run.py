@@ -17,8 +17,9 @@ from amad.data.pretraining import PretrainingDataset
 from amad.data.pretraining_pairs import CaptionPairs
 from amad.data.vqa import VqaDataset
 from amad.errors import RecipeError
+from amad.models.blip_regularization import check_stochastic_depth
 from amad.models.load import save_checkpoint
-from amad.recipe import Recipe
+from amad.recipe import Recipe, nearest_key
 from amad.records import RunRecords, environment
 from amad.training.arguments import DistillationArguments, make_arguments
 from amad.training.callbacks import AnnouncedEpoch, KeptRecords, ShownProgress
@@ -93,7 +94,7 @@ class TrainingRun:
         task, (train, validation) = self.parts.task, self.parts.datasets
         # Refuses where the scorer is missing.
         _ = task.is_scored
-        self.parts.check_sight()
+        self._check_parts()
         arguments = self.arguments
         steps = arguments.max_steps
         if steps <= 0:
@@ -219,8 +220,29 @@ class TrainingRun:
             }
         return result
 
-    def _trainer(self) -> tuple[DistillationTrainer, ShownProgress]:
+    def _check_parts(self) -> None:
+        """See that model, data and the trainer's arguments go together.
+
+        Raises:
+            RecipeError: if they do not.
+        """
         self.parts.check_sight()
+        check_stochastic_depth(self.parts.model, self.arguments.drop_path_rate)
+        terms = [name for name, term in self.recipe.objective if term is not None]
+        known = [
+            "loss",
+            *self.parts.task.figures,
+            *(f"{what}_{term}" for term in terms for what in ("loss", "share")),
+        ]
+        for part in (self.arguments.metric_for_best_model or "loss").split("+"):
+            if part.removeprefix("eval_") not in known:
+                raise RecipeError(
+                    f"training.metric_for_best_model {self.arguments.metric_for_best_model!r} is made of what is "
+                    f"measured while training, and {part!r} is not: {nearest_key(part, known)}"
+                )
+
+    def _trainer(self) -> tuple[DistillationTrainer, ShownProgress]:
+        self._check_parts()
         train, validation = self.parts.datasets
         trainer = DistillationTrainer(
             model=self.parts.model,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, has_length
 
 from amad.axes import SiteKey, SitePair
 from amad.capture.check import self_check
@@ -95,6 +95,13 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
                 "label_smoothing to its TaskLoss, or a Term of your own."
             )
         check_shift(model, objective)
+        if (
+            args.lr_scheduler_interval == "epoch"
+            and (kwargs.get("optimizers") or (None, None))[1] is not None
+        ):
+            raise RecipeError(
+                "lr_scheduler_interval would change nothing: a scheduler is given in optimizers. Leave one of them out."
+            )
         if args.n_gpu > 1:
             raise RecipeError(
                 f"nn.DataParallel over {args.n_gpu} devices is not supported. Start one process per device with "
@@ -147,6 +154,11 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         made_before = self.lr_scheduler is not None
         scheduler: LRScheduler = super().create_scheduler(*args, **kwargs)
         if self.args.lr_scheduler_interval == "epoch" and not made_before:
+            if not (self._steps_per_epoch and has_length(self.train_dataset)):
+                raise RecipeError(
+                    "lr_scheduler_interval epoch needs the number of steps of an epoch, which a stream does not have, "
+                    "and nobody knows before train(). Leave it out, or give a data set with a length."
+                )
             hold_within_epochs(scheduler, self._steps_per_epoch)
         return scheduler
 
@@ -364,7 +376,10 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As ``Seq2SeqTrainer``, with each term's mean over batches and share of the loss among the metrics."""
+        """As ``Seq2SeqTrainer``, with more metrics.
+
+        Each term's mean over batches and share of the loss, and ``metric_for_best_model`` where that is a sum.
+        """
         self._sums["eval"].clear()
         self._figures["eval"].clear()
         self._evaluated_batches = 0
@@ -373,6 +388,10 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         )
         for name, value in self._means("eval", self._evaluated_batches).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
+        chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        parts = [f"{metric_key_prefix}_{part.removeprefix('eval_')}" for part in chosen.split("+")]
+        if len(parts) > 1 and all(part in output.metrics for part in parts):
+            output.metrics[f"{metric_key_prefix}_{chosen}"] = sum(output.metrics[part] for part in parts)
         return output
 
     def prediction_step(
@@ -399,15 +418,6 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
         )
         return result
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As ``Trainer``, also by a sum of metrics."""
-        name = self.args.metric_for_best_model
-        parts = [f"eval_{part.removeprefix('eval_')}" for part in (name or "").split("+")]
-        if len(parts) > 1 and all(part in metrics for part in parts):
-            metrics = metrics | {f"eval_{name.removeprefix('eval_')}": sum(metrics[part] for part in parts)}
-        is_best: bool = super()._determine_best_metric(metrics, trial)
-        return is_best
 
     # ------------------------------------------------------------------ checkpoints
 
