@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from amad.cli.compare import KNOWN
+from amad.methods import METHODS
 from amad.records import read_records
 
 
@@ -133,3 +136,7 @@ def test_without_a_choice_the_three_ways_are_compared_beside_the_recipes_output(
 def test_a_table_without_runs_can_be_had_at_once(amad, recipe):
     told = amad.document("compare", recipe, "--jobs", 0)
     assert (told["unfinished"], told["failed"], told["teacher"]) == (9, [], None)
+
+
+def test_help_names_every_method():
+    assert sorted(re.split(", | and ", KNOWN)) == sorted(METHODS)

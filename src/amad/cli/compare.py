@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from amad.evaluation.compare_plan import Comparison
 
 METHODS = "none,logits,amad"
+KNOWN = (
+    "none, logits, logits-reverse, logits-jsd, hidden, hidden-cosine, tinybert, one_to_one, one_to_one-mse, "
+    "one_to_one-scores, mean, mean-mse, nearest, nearest-mse, assigned, assigned-mse, head_mean, learned, learned-mse, "
+    "relations, squeezed, amad, amad-mse, amad-projected, amad-token, amad-sharp and amad-important"
+)
 
 
 def compare(
@@ -28,7 +33,8 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help=f"Methods, with commas between; {METHODS} when there is no --arm.", show_default=False
+            help=f"Methods, with commas between; {METHODS} when there is no --arm. There are {KNOWN}.",
+            show_default=False,
         ),
     ] = None,
     arm: Annotated[
