@@ -36,6 +36,9 @@ def test_the_result_file_is_official_and_scores_what_evaluate_says(amad, student
         row["answer"] == one["multiple_choice_answer"] for row, one in zip(rows, annotations, strict=True)
     ]
     assert trained["accuracy"] == pytest.approx(100 * sum(right[:5]) / 5)
+    first = amad.document("evaluate", path, "--as-validated", "--results", "first.json")
+    assert first["questions"] == 5
+    assert first["accuracy"] == pytest.approx(trained["accuracy"], abs=0.005)
 
 
 def test_another_model_is_scored_without_touching_the_recipes_output(amad, student_tree, taught):

@@ -91,6 +91,18 @@ def test_trials_come_first_and_all_arms_have_a_seed_before_the_next(describe, le
     ]
 
 
+def test_where_training_evaluates_on_a_part_the_teacher_is_scored_on_it_too(describe, tmp_path):
+    recipe = describe.recipe()
+    limited = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"max_validation_questions": 5})}
+    )
+    found = lines(describe.comparison("none", "amad", recipe=limited), tmp_path / "a")[:2]
+    assert ["--as-validated" in line for line in found] == [False, True]
+    assert "teacher-on-validation/results.json" in found[1]
+    whole = lines(describe.comparison("none", "amad"), tmp_path / "b")
+    assert not any("--as-validated" in line for line in whole)
+
+
 def test_a_translation_has_lines_as_results(describe, tmp_path):
     data = {"root": "d", "validation": "val"}
     one = describe.comparison("none", "amad", recipe=describe.recipe(task="translation", data=data))

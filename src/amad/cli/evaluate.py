@@ -58,6 +58,14 @@ def evaluate(
             "normalisation), every region feature and box zero. What it then says, it says of the text alone.",
         ),
     ] = False,
+    as_validated: Annotated[
+        bool,
+        typer.Option(
+            "--as-validated",
+            help="Only the items that training evaluates on, where the recipe limits them "
+            "(data.max_validation_questions and the like); all of them otherwise.",
+        ),
+    ] = False,
     fidelity: Annotated[
         bool,
         typer.Option(
@@ -81,7 +89,9 @@ def evaluate(
         run = load_recipe(recipe, overrides or [])
         folder, own = _folder(run, recipe, model)
         with launched_processes(bool(run.training.get("use_cpu", False))) as state:
-            task, document = _evaluate(state, run, folder, own, results, batch_size, blank_images, fidelity)
+            task, document = _evaluate(
+                state, run, folder, own, results, batch_size, blank_images, as_validated, fidelity
+            )
         if not state.is_main_process:
             return
         if as_json:
@@ -155,6 +165,7 @@ def _evaluate(
     results: Path | None,
     batch_size: int | None,
     blank_images: bool,
+    as_validated: bool,
     fidelity: bool,
 ) -> tuple["GeneratingTask", dict[str, Any]]:
     """Decode this process's share; in the first process, score all and write the files.
@@ -184,7 +195,7 @@ def _evaluate(
     from amad.training.tasks import GeneratingTask, load_task
     from amad.training.values import checked_values, decoding_values
 
-    data, values = run.data.whole(), decoding_values(run)
+    data, values = run.data if as_validated else run.data.whole(), decoding_values(run)
     given = checked_values(run.training)
     decoding = Decoding(*(values[f"generation_{key}"] for key in ("max_length", "num_beams", "min_length")))
     size = batch_size or int(given.get("per_device_eval_batch_size", 100))

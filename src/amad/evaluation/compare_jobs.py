@@ -25,7 +25,7 @@ from amad.recipe import Recipe
 RECIPE_FILE = "recipe.yaml"
 TEACHER_FOLDER = "teacher"
 VALIDATED_FOLDER = "teacher-on-validation"
-"""The teacher's figures on the data that is reported, and on what curves were drawn of."""
+"""The teacher's figures on the data that is reported, and on what curves are drawn of where that differs."""
 
 TEACHER = "teacher"
 """The kind of the teacher's jobs."""
@@ -280,18 +280,18 @@ def _teacher_jobs(comparison: Comparison, folder: Path) -> list[Job]:
     recipe_file = folder / RECIPE_FILE
     _write_recipe(recipe_file, comparison.recipe)
     wanted = {TEACHER_FOLDER: comparison.report}
-    if comparison.report:
-        wanted[VALIDATED_FOLDER] = ()
+    if comparison.draws_other_data:
+        wanted[VALIDATED_FOLDER] = ("--as-validated",)
     # VL-T5's result file of translations is lines of text.
     suffix = ".txt" if comparison.recipe.task == "translation" else ".json"
     jobs = []
-    for name, overrides in wanted.items():
+    for name, arguments in wanted.items():
         if not (folder / name / METRICS_FILE).is_file():
             results = str(folder / name / f"results{suffix}")
             command = (
                 "evaluate",
                 str(recipe_file),
-                *overrides,
+                *arguments,
                 "--model",
                 str(teacher),
                 "--results",

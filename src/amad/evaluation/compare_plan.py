@@ -173,6 +173,11 @@ class Comparison(Section):
         return with_overrides(self.recipe, self.report)
 
     @property
+    def draws_other_data(self) -> bool:
+        """Whether curves, which training draws of a part of what it validates on, are of other items than figures."""
+        return bool(self.report) or self.recipe.data.whole() != self.recipe.data
+
+    @property
     def n_comparisons(self) -> int:
         """Intervals that hold together: one per arm beside the baseline."""
         return len(self.arms) - 1

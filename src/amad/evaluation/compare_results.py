@@ -56,7 +56,7 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
     figure, decimals = MAIN_FIGURES[comparison.recipe.task]
     task = comparison.recipe.task
     teacher = read_reported(folder / TEACHER_FOLDER, task)
-    curve_teacher = read_reported(folder / VALIDATED_FOLDER, task) if comparison.report else teacher
+    curve_teacher = read_reported(folder / VALIDATED_FOLDER, task) if comparison.draws_other_data else teacher
     compared = {} if teacher is None else {"the teacher": teacher}
     choices = {arm.label: choose(comparison, folder, arm) for arm in comparison.arms}
     outcomes: list[tuple[PlannedRun, RunOutcome]] = []
