@@ -36,8 +36,9 @@ def test_the_result_file_is_official_and_scores_what_evaluate_says(amad, student
         row["answer"] == one["multiple_choice_answer"] for row, one in zip(rows, annotations, strict=True)
     ]
     assert trained["accuracy"] == pytest.approx(100 * sum(right[:5]) / 5)
-    first = amad.document("evaluate", path, "--as-validated", "--results", "first.json")
-    assert first["questions"] == 5
+    first = amad.document("evaluate", path, "--as-validated")
+    assert (first["questions"], first["results"]) == (5, "student/results-validated.json")
+    assert json.loads(Path(told["results"]).read_text()) == rows
     assert first["accuracy"] == pytest.approx(trained["accuracy"], abs=0.005)
 
 

@@ -215,7 +215,8 @@ def _evaluate(
     validation, is_scored = _validation(run, task), task.is_scored
     collator = new_collator(model, tokenizer, transform, data)
     candidates = _candidates(task, data, collator)
-    out = _result_file(task, folder, own, results, blank_images)
+    kind = "-blank" * blank_images + "-validated" * as_validated
+    out = _result_file(task, folder, own, results, kind)
     reading: dict[str, Any] = {
         "blank_images": blank_images,
         "workers": int(given.get("dataloader_num_workers") or 0),
@@ -321,14 +322,14 @@ def _validation(run: "Recipe", task: "GeneratingTask") -> "TaskDataset":
 
 
 def _result_file(
-    task: "GeneratingTask", folder: Path, own: bool, results: Path | None, blank_images: bool
+    task: "GeneratingTask", folder: Path, own: bool, results: Path | None, kind: str
 ) -> Path | None:
     """Where to write the results, if anywhere."""
     from amad.errors import RecipeError
 
     name = Path(task.results_file)
     if results is None:
-        return folder.with_name(f"{name.stem}{'-blank' * blank_images}{name.suffix}") if own else None
+        return folder.with_name(f"{name.stem}{kind}{name.suffix}") if own else None
     # Said before hours of decoding.
     if results.is_dir():
         raise RecipeError(f"--results {results} is a folder, and results are one file. Name a file.")
