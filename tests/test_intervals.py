@@ -60,6 +60,8 @@ def test_swapping_the_two_turns_the_interval_and_the_verdict_round(pairs, n_comp
 def test_differences_that_are_all_the_same_show_no_spread():
     # Two seeds of 8 questions each: steps of 12.5 %.
     assert paired_difference([75.0, 87.5], [62.5, 75.0]).verdict == "not enough seeds"
+    # 0.09 each, which no float64 is.
+    assert paired_difference([59.9, 76.0, 11.55], [59.81, 75.91, 11.46]).verdict == "not enough seeds"
     assert paired_difference([75.0, 87.5], [75.0, 87.5]).verdict == "no difference"
 
 

@@ -16,6 +16,9 @@ CONFIDENCE = 0.95
 """Probability with which all intervals of a family hold together."""
 
 
+_ROUNDING = 1e-12
+
+
 class Interval(NamedTuple):
     """A mean with its 95 % interval; ``low`` and ``high`` are None where one value says nothing of the spread."""
 
@@ -88,6 +91,9 @@ def paired_difference(
     differences = [value - other for value, other in zip(values, baseline, strict=True)]
     found = mean_interval(differences, n_comparisons)
     deviation = statistics.stdev(differences) if found.n > 1 else None
+    if deviation is not None and deviation <= _ROUNDING * max(map(abs, (*values, *baseline))):
+        # All the same but for the rounding of the subtraction.
+        return PairedDifference(found.n, found.mean, 0.0, found.mean, found.mean)
     return PairedDifference(found.n, found.mean, deviation, found.low, found.high)
 
 

@@ -6,7 +6,9 @@ from amad.errors import DataError, RecipeError
 from amad.evaluation.compare_plan import MAIN_FIGURES
 from amad.evaluation.compare_runs import (
     Reported,
+    RunOutcome,
     check_budgets,
+    check_same_teacher,
     differing_environments,
     differing_starts,
     examples_to,
@@ -169,3 +171,11 @@ def test_examples_until_a_target_are_those_of_the_first_evaluation_that_reached_
     assert examples_to(curve, 72.0) == 200
     assert examples_to(curve, 75.0) == 400
     assert examples_to(curve, 81.0) is None
+
+
+def test_runs_that_learned_from_other_weights_are_not_compared(run):
+    outcome = RunOutcome(1.0, 1, 1, None, None, "one", {}, ())
+    alone = dataclasses.replace(outcome, teacher=None)
+    check_same_teacher([(run, outcome), (run, alone), (run, outcome)])
+    with pytest.raises(RecipeError, match="learned from different weights"):
+        check_same_teacher([(run, outcome), (run, dataclasses.replace(outcome, teacher="other"))])

@@ -138,3 +138,34 @@ def test_no_example_is_refused():
     model, _ = model_and_batches()
     with pytest.raises(CaptureError, match="there are none"):
         head_importance(model, find_sites(model), [])
+
+
+def test_the_gradient_estimate_of_a_sample_with_several_rows_is_of_the_sample():
+    """As BLIP has questions with several answers: the encoder runs once, its output is repeated for the decoder."""
+    model, (batch, _) = model_and_batches(torch.float64)
+    sites = [site for site in find_sites(model) if site.key.stack.startswith("decoder")]
+    counts = torch.tensor([1, 2])
+    ids, labels = batch["input_ids"][:2], batch["labels"]
+    rows = {"input_ids": ids.repeat_interleave(counts, 0), "labels": labels, "row_counts": counts}
+    found = head_importance(model, sites, [rows], estimate="gradient").heads
+    apart = []
+    for one, own in ((0, labels[:1]), (1, labels[1:])):
+        n_rows = torch.tensor([len(own)])
+        alone = {"input_ids": ids[one].expand(len(own), -1), "labels": own, "row_counts": n_rows}
+        apart.append(head_importance(model, sites, [alone], estimate="gradient"))
+    for site in sites:
+        whole = sum(part.heads[site.key] * n for part, n in zip(apart, apart_tokens(labels), strict=True))
+        torch.testing.assert_close(found[site.key], whole / sum(apart_tokens(labels)))
+
+
+def apart_tokens(labels):
+    return [int((part != -100).sum()) for part in (labels[:1], labels[1:])]
+
+
+def test_modules_keep_the_mode_that_each_was_in():
+    model, batches = model_and_batches()
+    model.train()
+    model.encoder.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    head_importance(model, find_sites(model), batches, estimate="gradient")
+    assert {name: module.training for name, module in model.named_modules()} == before

@@ -1,11 +1,14 @@
+import json
+
 import pytest
 import story
-from story import write_run
+from story import begin, end, recipe, write_examples, write_run
 
 from amad.errors import DataError
 from amad.records import RunRecords
 from amad.report import document
 from amad.report.document import build_document
+from amad.report.page import render
 from amad.report.run import read_run
 
 
@@ -115,3 +118,33 @@ def test_records_of_an_earlier_version_have_no_likeness_of_heads(tmp_path):
     (run,) = documented(tmp_path)["runs"]
     (pair,) = run["alignment"]["pairs"]
     assert (pair["alike"], pair["teacher"]) == (None, "encoder.self[1]")
+
+
+def test_a_diverged_run_makes_a_document_without_what_is_no_number(tmp_path):
+    folder = write_examples(write_run(tmp_path / "one"))
+    rows = (folder / "examples/examples.jsonl").read_text().splitlines()
+    rows[0] = rows[0].replace('"largest": 0.75', '"largest": NaN', 1)
+    (folder / "examples/examples.jsonl").write_text("\n".join(rows) + "\n")
+    with RunRecords(folder / "records.jsonl") as records:
+        records.write("step", step=50, examples=3200, loss=float("nan"), loss_task=float("nan"))
+        records.write(
+            "alignment", step=50, stack="encoder.self", student_layer=0, teacher_layer=1, entropy=float("nan"),
+            weights=[[float("nan")] * 2] * 4, alike=[[1.0, float("nan")]] * 2, coverage_by_head=[1.0] * 4,
+        )  # fmt: skip
+    document = documented(folder)
+    json.dumps(document, allow_nan=False)
+    (run,) = document["runs"]
+    assert run["not_finite"] == 1
+    assert run["alignment"]["steps"][-1] == 40
+    assert run["examples"]["seen"] == []
+
+
+def test_runs_that_go_on_tell_since_when_their_seconds_count(tmp_path):
+    with RunRecords(tmp_path / "one/records.jsonl") as records:
+        begin(records, recipe())
+        begin(records, recipe(), resumed_from=10)
+        end(records, 80.0)
+    page = documented(tmp_path / "one")
+    (run,) = page["runs"]
+    assert (run["train_seconds"], run["resumed_from"]) == (12.5, "checkpoint-10")
+    assert "12 s since checkpoint-10" in render(page)

@@ -101,3 +101,54 @@ def test_several_comparisons_have_wider_intervals_that_hold_together(tmp_path):
         assert interval_found.mean == pytest.approx(theirs.mean)
         assert interval_found.low == pytest.approx(theirs.low)
         assert interval_found.high == pytest.approx(theirs.high)
+
+
+def test_a_method_is_named_by_all_that_it_compares(tmp_path):
+    hidden = {"weight": 1.0, "loss": "mse"}
+    task = {"task": {"weight": 1.0}}
+    objectives = [
+        task | {"hidden": hidden},
+        task | {"attention": {"weight": 1.0, "method": "one_to_one", "variant": "scores"}, "hidden": hidden},
+        task | {"logits": {"weight": 1.0}},
+    ]
+    found = group_runs(runs(tmp_path, *({"objective": one} for one in objectives)))
+    assert [group.name for group in found] == [
+        "hidden states", "one to one scores and hidden states", "predictions alone",
+    ]  # fmt: skip
+
+
+def test_two_keys_that_end_alike_are_told_apart(tmp_path):
+    def objective(logits, attention):
+        return {
+            "task": {"weight": 1.0},
+            "logits": {"weight": logits},
+            "attention": {"weight": attention, "variant": "kl"},
+        }
+
+    found = group_runs(
+        runs(tmp_path, *({"objective": objective(*one)} for one in ((1.0, 1.0), (2.0, 1.0), (1.0, 2.0))))
+    )
+    assert [group.name for group in found] == [
+        "AMAD kl", "AMAD kl, objective.logits.weight 2.0", "AMAD kl, objective.attention.weight 2.0",
+    ]  # fmt: skip
+
+
+def test_runs_that_have_not_ended_are_not_compared(tmp_path):
+    alone = [
+        {"seed": seed, "accuracy": value, "with_teacher": False} for seed, value in enumerate((60.0, 61.0))
+    ]
+    taught = [{"seed": seed, "accuracy": 70.0 + seed} for seed in range(2)]
+    first, second = group_runs(runs(tmp_path, *alone, *taught))
+    going = second.runs[0]
+    going.final, going.train_seconds = {}, None
+    going.curve = [(1, 64, 12.0)]
+    assert second.score() == mean_interval([71.0])
+    ((_, _, difference),) = paired_differences([first, second])
+    assert (difference.mean, difference.n) == (10.0, 1)
+
+
+def test_differences_that_are_all_the_same_have_no_interval(tmp_path):
+    alone = [{"seed": seed, "accuracy": 60.0 + seed, "with_teacher": False} for seed in range(2)]
+    taught = [{"seed": seed, "accuracy": 62.0 + seed} for seed in range(2)]
+    ((_, _, difference),) = paired_differences(group_runs(runs(tmp_path, *alone, *taught)))
+    assert difference == (2.0, None, None, 2)

@@ -210,7 +210,7 @@ def test_nothing_is_left_behind_where_the_trainer_refuses(tree, monkeypatch):
     def refuse(*args, **kwargs):
         raise ShapeError("no")
 
-    monkeypatch.setattr("amad.training.run.write_whole", refuse)
+    monkeypatch.setattr("amad.training.run.DistillationTrainer", refuse)
     run = run_of(tree)
     with pytest.raises(ShapeError):
         run.train()
@@ -326,3 +326,22 @@ def test_values_become_what_the_trainer_computes_with(given, checked):
 def test_values_that_are_none_are_refused_by_key(given):
     with pytest.raises(RecipeError, match=rf"training\.{next(iter(given))}"):
         checked_values(given)
+
+
+def test_a_run_that_another_process_began_meanwhile_is_left_as_it_is(tree, monkeypatch):
+    run = run_of(tree)
+    made = TrainingRun._trainer
+
+    def slow(self):
+        found = made(self)
+        # While this process was loading, another one made the whole run.
+        with RunRecords(Path(tree["output"]) / "records.jsonl") as records:
+            records.write("recipe", recipe={"seed": 7}, with_teacher=False)
+        (Path(tree["output"]) / "recipe.yaml").write_text("theirs")
+        return found
+
+    monkeypatch.setattr(TrainingRun, "_trainer", slow)
+    with pytest.raises(RecipeError, match="another process began"):
+        run.train()
+    assert (Path(tree["output"]) / "recipe.yaml").read_text() == "theirs"
+    assert len(read_records(Path(tree["output"]) / "records.jsonl")) == 1

@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -630,3 +631,13 @@ def test_an_argument_that_the_recipe_decides_elsewhere_is_refused(tmp_path):
 )
 def test_yaml_is_read_as_people_write_it(tmp_path, text, name, value):
     assert getattr(make_arguments(str(tmp_path), 0, yaml.safe_load(text)), name) == value
+
+
+def test_a_loss_that_is_no_number_is_logged_as_none(tmp_path):
+    trainer = toy.trainer(tmp_path, max_steps=2, check_capture=False)
+    with torch.no_grad():
+        trainer.model.shared.weight[5] = float("nan")
+    trainer.train()
+    first = next(entry for entry in trainer.state.log_history if "loss_task" in entry)
+    assert not math.isfinite(first["loss"])
+    assert not math.isfinite(first["loss_task"])

@@ -18,6 +18,7 @@ from amad.evaluation.compare_runs import (
     RunOutcome,
     check_budgets,
     check_same_data,
+    check_same_teacher,
     differing_environments,
     differing_starts,
     examples_to,
@@ -70,6 +71,7 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
                 reported[arm.label][run.seed] = found.value
                 compared[run.name] = found
     check_budgets(outcomes)
+    check_same_teacher(outcomes)
     check_same_data(compared)
     target = None if curve_teacher is None else TARGET_SHARE * curve_teacher.value
     runs = [_run_row(run, outcome, reported[run.arm.label][run.seed], target) for run, outcome in outcomes]

@@ -29,6 +29,7 @@ class RunOutcome:
         examples: Training examples seen.
         seconds: Seconds of training; None where the run was interrupted, as only the last part was timed.
         start: Digest of the weights that it began with.
+        teacher: Digest of the weights that it learned from; None without a teacher, and of earlier versions.
         environment: Versions, commit, device.
         curve: Examples seen and main figure of every evaluation.
     """
@@ -38,6 +39,7 @@ class RunOutcome:
     examples: int
     seconds: float | None
     start: str | None
+    teacher: str | None
     environment: dict[str, Any]
     curve: tuple[tuple[int, float], ...]
 
@@ -116,6 +118,7 @@ def read_outcome(run: PlannedRun) -> RunOutcome:
         examples=found["timing"]["examples_seen"],
         seconds=None if resumed else found["timing"]["train_seconds"],
         start=found["seeds"].get("start"),
+        teacher=found["seeds"].get("teacher"),
         environment={
             key: value
             for key, value in found["environment"].items()
@@ -194,6 +197,24 @@ def check_budgets(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> None:
                 f"budgets differ: {one.name} had {first:,} {what}, and {other.name} had {second:,}. Only runs of one "
                 f"budget are compared: leave data, batch size and number of steps as the recipe has them."
             )
+
+
+def check_same_teacher(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> None:
+    """See that all that learned from a teacher learned from the same weights.
+
+    Raises:
+        RecipeError: naming two runs that differ.
+    """
+    seen: dict[str, PlannedRun] = {}
+    for run, outcome in outcomes:
+        if outcome.teacher is not None:
+            seen.setdefault(outcome.teacher, run)
+    if len(seen) > 1:
+        one, other = list(seen.values())[:2]
+        raise RecipeError(
+            f"{one.name} and {other.name} learned from different weights: the teacher in {one.recipe.teacher} changed "
+            "in between. Move the older runs away, so that they are run again."
+        )
 
 
 def differing_starts(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> list[tuple[str, str]]:

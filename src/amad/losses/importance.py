@@ -148,11 +148,19 @@ def _by_gradient(
         found = torch.autograd.grad(total, list(gates.values()), allow_unused=True)
         for key, slope in zip(gates, found, strict=True):
             if slope is not None:
-                slopes[key] += slope.abs().sum(0).cpu()
+                slopes[key] += _by_sample(slope, target).abs().sum(0).cpu()
         whole += float(total.detach())
         if on_progress is not None:
             on_progress(done, len(batches))
     return slopes, whole
+
+
+def _by_sample(slope: Tensor, targets: Targets) -> Tensor:
+    """The slopes of the samples, of which a decoder may have several rows."""
+    if targets.row_counts is None or len(slope) == targets.n_samples:
+        return slope
+    owners = torch.arange(targets.n_samples, device=slope.device).repeat_interleave(targets.row_counts)
+    return slope.new_zeros(targets.n_samples, slope.shape[1]).index_add_(0, owners, slope)
 
 
 def _n_rows(site: Site, targets: Targets) -> int:
@@ -172,7 +180,7 @@ def _loss(model: nn.Module, batch: Batch, targets: Targets, task: TaskLoss) -> T
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     """In evaluation mode, with no gradient for parameters."""
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     required = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     for parameter in required:
@@ -182,4 +190,5 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in required:
             parameter.requires_grad_(True)
-        model.train(was_training)
+        for module in training:
+            module.training = True

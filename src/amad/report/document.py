@@ -8,7 +8,7 @@ from typing import Any
 from amad.errors import DataError
 from amad.intervals import Interval, mean_interval
 from amad.report.examples import read_examples
-from amad.report.groups import Group, group_runs, paired_differences
+from amad.report.groups import DATA_PLACES, Group, group_runs, paired_differences
 from amad.report.run import ALIGNMENT_FIGURES, SCORES, Place, Run
 from amad.report.thinning import evenly
 
@@ -68,8 +68,10 @@ def build_document(runs: Sequence[Run], title: str) -> dict[str, Any]:
                 "group": next(index for index, group in enumerate(groups) if run in group.runs),
                 "score": run.score,
                 "scores": run.final,
-                "ended": bool(run.final) or run.train_seconds is not None,
+                "ended": run.ended,
                 "train_seconds": run.train_seconds,
+                "resumed_from": run.resumed_from,
+                "compares_attention": _compares_attention(run),
                 "seed": run.recipe.get("seed"),
                 "environment": run.environment,
                 "models": run.models,
@@ -175,8 +177,14 @@ def _differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _validation(run: Run) -> Any:
+    """Everything of its data but places."""
     data = run.recipe.get("data") or {}
-    return [data.get(key) for key in ("train", "validation", "holdout", "max_validation_questions")]
+    return sorted((key, repr(value)) for key, value in data.items() if key not in DATA_PLACES)
+
+
+def _compares_attention(run: Run) -> bool:
+    attention = (run.recipe.get("objective") or {}).get("attention") or {}
+    return run.with_teacher and bool(attention.get("weight"))
 
 
 def _alignment(run: Run) -> dict[str, Any]:

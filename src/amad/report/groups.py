@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amad.intervals import Interval, mean_interval
+from amad.intervals import Interval, mean_interval, paired_difference
 from amad.report.run import Run
 
 # What changes no result, or is told otherwise.
 _PLACES = ("output", "seed")
-_DATA_PLACES = ("root", "image_cache_gib")
+DATA_PLACES = ("root", "image_cache_gib")
 _TRAINING_HABITS = (
     "logging_", "eval_", "save_", "report_to", "dataloader_", "disable_tqdm", "use_cpu", "per_device_eval",
     "predict_with_generate", "generation_max_length", "log_", "check_capture",
@@ -45,8 +45,9 @@ class Group:
         ]
 
     def score(self) -> Interval | None:
-        """The score at the end; None if no run has one."""
-        scores = [run.score for run in self.runs if run.score is not None]
+        """The score at the end of those that ended, or the last of all if none did; None if no run has one."""
+        ended = [run for run in self.runs if run.ended]
+        scores = [run.score for run in ended or self.runs if run.score is not None]
         return mean_interval(scores) if scores else None
 
 
@@ -76,15 +77,23 @@ def paired_differences(groups: Sequence[Group]) -> list[tuple[Group, Group, Inte
         for second in groups[1:]
         if (differences := _differences(first, second))
     ]
-    return [(first, second, mean_interval(differences, len(found))) for first, second, differences in found]
+    return [(first, second, _interval(*differences, len(found))) for first, second, differences in found]
 
 
-def _differences(first: Group, second: Group) -> list[float]:
+def _interval(values: Sequence[float], baseline: Sequence[float], n_comparisons: int) -> Interval:
+    found = paired_difference(values, baseline, n_comparisons=n_comparisons)
+    known = found.verdict != "not enough seeds"
+    return Interval(found.mean, found.low if known else None, found.high if known else None, found.n)
+
+
+def _differences(first: Group, second: Group) -> tuple[list[float], list[float]] | None:
+    """Scores of the second and of the first for the seeds that ended with both; None if there are none."""
     before, after = (
-        {run.recipe.get("seed"): run.score for run in group.runs if run.score is not None}
+        {run.recipe.get("seed"): run.score for run in group.runs if run.ended and run.score is not None}
         for group in (first, second)
     )
-    return [after[seed] - before[seed] for seed in before if seed in after]
+    shared = [seed for seed in before if seed in after]
+    return ([after[seed] for seed in shared], [before[seed] for seed in shared]) if shared else None
 
 
 def kind(run: Run) -> str:
@@ -92,18 +101,32 @@ def kind(run: Run) -> str:
     if not run.with_teacher:
         return "ground truth alone" if run.recipe.get("teacher") else "trained alone"
     objective = run.recipe.get("objective") or {}
-    attention = objective.get("attention")
+    attention, hidden = objective.get("attention"), objective.get("hidden")
+    inside = []
     if attention and attention.get("weight"):
         method = str(attention.get("method", "amad"))
-        return f"{'AMAD' if method == 'amad' else method.replace('_', ' ')} {attention.get('variant', '')}".strip()
-    return "predictions alone"
+        named = "AMAD" if method == "amad" else method.replace("_", " ")
+        inside.append(f"{named} {attention.get('variant', '')}".strip())
+    if hidden and hidden.get("weight"):
+        inside.append("hidden states")
+    return " and ".join(inside) or "predictions alone"
 
 
 def _name(run: Run, own: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]]) -> str:
     like = [other for other in everyone if other["method"] == own["method"]]
     # What most of them have in common goes without saying.
     differing = [key for key in own if 2 * sum(other.get(key) == own[key] for other in like) <= len(like)]
-    parts = [f"{key.rpartition('.')[2]} {own[key]}" for key in differing]
+    varying = {
+        key
+        for other in like
+        for key in other
+        if any(key not in one or one[key] != other[key] for one in like)
+    }
+    parts = []
+    for key in differing:
+        last = key.rpartition(".")[2]
+        alike = sum(other.rpartition(".")[2] == last for other in varying)
+        parts.append(f"{key if alike > 1 else last} {own[key]}")
     return ", ".join([str(own["method"]), *parts])
 
 
@@ -113,7 +136,7 @@ def _settings(run: Run) -> dict[str, Any]:
     if not run.with_teacher:
         tree = {key: value for key, value in tree.items() if key not in _OF_THE_TEACHER}
         tree["objective"] = {"task": (tree.get("objective") or {}).get("task")}
-    tree["data"] = {key: value for key, value in (tree.get("data") or {}).items() if key not in _DATA_PLACES}
+    tree["data"] = {key: value for key, value in (tree.get("data") or {}).items() if key not in DATA_PLACES}
     tree["training"] = {
         key: value
         for key, value in (tree.get("training") or {}).items()

@@ -201,7 +201,8 @@ def _difference(found: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     digits = document["score"]["digits"]
     said = f"{_capital(found['of'])} less {found['less']}, at equal seeds: {found['mean']:+.{digits}f}"
     if found["low"] is None:
-        return said + " from one seed, which says nothing of chance."
+        seeds = "one seed, which" if found["n"] == 1 else f"{found['n']} seeds that differ alike, which"
+        return said + f" from {seeds} says nothing of chance."
     many = len(document["differences"])
     kind = "95 % interval" if many == 1 else f"interval (95 % for all {many} together)"
     return (
@@ -220,7 +221,7 @@ def _run_facts(run: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str,
             for name, value in run["scores"].items()
             if name != document["score"]["name"]
         ),
-        ("training", "not ended" if run["train_seconds"] is None else f"{run['train_seconds']:,.0f} s"),
+        ("training", _training(run)),
         *(
             (name, environment[name])
             for name in ("commit", "amad", "torch", "transformers", "platform", "device")
@@ -233,6 +234,13 @@ def _run_facts(run: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str,
         "facts": facts,
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
     }
+
+
+def _training(run: Mapping[str, Any]) -> str:
+    if run["train_seconds"] is None:
+        return "not ended"
+    since = f" since {run['resumed_from']}" if run["resumed_from"] else ""
+    return f"{run['train_seconds']:,.0f} s{since}"
 
 
 def _model_facts(model: Mapping[str, Any]) -> str:

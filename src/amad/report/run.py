@@ -50,6 +50,7 @@ class Run:
         alignment: Steps, and for each the figures of every pair.
         not_finite: Logged steps at which the loss was no finite number.
         train_seconds: None if the run did not end.
+        resumed_from: The checkpoint that it went on from, and that its seconds are counted from; None for the start.
     """
 
     folder: Path
@@ -64,6 +65,12 @@ class Run:
     alignment: Thinned = field(default_factory=lambda: Thinned(MOST_STEPS))
     not_finite: list[int] = field(default_factory=list)
     train_seconds: float | None = None
+    resumed_from: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it came to its end."""
+        return bool(self.final) or self.train_seconds is not None
 
     @property
     def task(self) -> str:
@@ -170,6 +177,7 @@ def _add(run: Run, event: dict[str, Any]) -> None:
     elif kind == "note" and "resumed_from" in values:
         # A checkpoint, or the start.
         step = str(values["resumed_from"]).rpartition("-")[2]
+        run.resumed_from = str(values["resumed_from"]) if step.isdigit() else None
         _forget_after(run, int(step) if step.isdigit() else 0)
     elif kind == "step" and "loss" in values:
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
@@ -185,8 +193,18 @@ def _add(run: Run, event: dict[str, Any]) -> None:
 
 
 def _add_alignment(run: Run, values: dict[str, Any]) -> None:
+    if not _is_finite([value for name, value in values.items() if name != "stack"]):
+        # Of a run that diverged: there is nothing to draw.
+        return
     place = Place(str(values["stack"]), int(values["student_layer"]), int(values["teacher_layer"]))
     run.alignment.add(int(values["step"]), place, values)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether there are only finite numbers in it: records have others as text."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, str)
 
 
 def _add_scores(run: Run, values: dict[str, Any]) -> None:

@@ -167,14 +167,22 @@ class TrainingRun:
         with _without_empty_folders(self.output / CHECKPOINTS_FOLDER, self.output):
             trainer, shown = self._trainer()
             self.output.mkdir(parents=True, exist_ok=True)
-            write_whole(self.output / RECIPE_FILE, self.recipe.dump())
-            self._list_bad_examples()
             with contextlib.closing(shown), RunRecords(self.output / RECORDS_FILE) as records:
+                # Now that no other process can be at it: another one may have begun while this one was loading.
+                if (self.output / RECIPE_FILE).exists() != resume or (
+                    resume and find_checkpoint(self.output, self.recipe, self.with_teacher) != checkpoint
+                ):
+                    raise RecipeError(
+                        f"another process began, or went on with, the run in {self.output} while this one was loading. "
+                        "Look what is there, and go on with --resume or give another output."
+                    )
+                write_whole(self.output / RECIPE_FILE, self.recipe.dump())
+                self._list_bad_examples()
                 self._write_start(records, checkpoint, resume)
                 trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
                 started = time.perf_counter()
                 trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-                seconds = time.perf_counter() - started
+                seconds = time.perf_counter() - started + self.parts.importance_seconds
                 # Before anything else that could fail.
                 save_checkpoint(
                     self.parts.model,
@@ -294,7 +302,10 @@ class TrainingRun:
     def _write_start(self, records: RunRecords, checkpoint: Path | None, resume: bool) -> None:
         records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)
         records.write("environment", **environment(str(self.arguments.device)))
-        records.write("seeds", seed=self.recipe.seed, start=weights_digest(self.parts.model))
+        seeds = {"seed": self.recipe.seed, "start": weights_digest(self.parts.model)}
+        if self.with_teacher and self.parts.teacher is not None:
+            seeds["teacher"] = weights_digest(self.parts.teacher)
+        records.write("seeds", **seeds)
         if self.parts.task.problems.skips:
             records.write("note", bad_examples=self.parts.task.problems.counts())
         if resume:

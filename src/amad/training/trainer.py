@@ -1,6 +1,7 @@
 """The Hugging Face trainer with a teacher."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -338,7 +339,11 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         """Add each term's value and share of the loss, and the alignment's figures, to what is logged."""
         if "loss" in logs:
             step = int(self.state.global_step)
-            logs.update(self._means("train", step - self._logged_step))
+            means = self._means("train", step - self._logged_step)
+            logs.update(means)
+            if not all(map(math.isfinite, means.values())):
+                # Trainer puts the mean of the other steps, or zero, in the place of what is no number.
+                logs["loss"] = math.nan
             self._logged_step = step
             if self._diagnosed_step != step:
                 self.alignment = {}

@@ -175,7 +175,7 @@ function showAttention(run) {
     const example = seen[state.example],
       pair = example.attention[state.pair];
     const { teacher, student, words, cosines } = pair;
-    const taught = run.alignment.pairs.find((other) => other.student === student.site);
+    const taught = run.alignment.pairs.find((other) => other.student === student.site && other.teacher === teacher.site);
     clear(asked).append(said(example));
     clear(view).append(
       choices(

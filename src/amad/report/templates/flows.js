@@ -1,3 +1,10 @@
+// Why there is nothing to show of who teaches whom.
+function uncompared(run) {
+  return run.compares_attention
+    ? "This run compared attention and recorded no weights between heads: its method has none, or log_alignment was off."
+    : "No teacher's attention was compared in this run.";
+}
+
 // One diagram per pair of layers, all at the step of the one slider.
 function showFlows(run, onStep) {
   const grid = clear(document.getElementById("flow-grid"));
@@ -5,7 +12,7 @@ function showFlows(run, onStep) {
   const note = clear(document.getElementById("flow-legend"));
   const { steps, pairs } = run.alignment;
   if (!pairs.length) {
-    grid.append(make("p", { class: "note" }, "No teacher's attention was compared in this run."));
+    grid.append(make("p", { class: "note" }, uncompared(run)));
     return () => {};
   }
   const all = pairs.flatMap((pair) => pair.weights.flatMap((rows) => (rows ? rows.flat() : [])));

@@ -5,7 +5,7 @@ function showHeads(run) {
   const body = clear(document.getElementById("heads-body"));
   const { pairs } = run.alignment;
   if (!pairs.length) {
-    body.append(make("p", { class: "note" }, "No teacher's attention was compared in this run."));
+    body.append(make("p", { class: "note" }, uncompared(run)));
     return;
   }
   const rows = pairs.flatMap(headsOf);
