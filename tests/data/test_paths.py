@@ -159,5 +159,17 @@ def test_images_that_are_not_there_are_told_of_by_name(tmp_path):
     for chosen in (tmp_path / "none", [*folders, tmp_path / "none"]):
         with pytest.raises(DataError, match=r"none: .* cannot be read .* list.txt names images in it"):
             ImageFolders(chosen).missing(["1"], "list.txt")
-    with pytest.raises(DataError, match=r"a/deep: .* cannot be read"):
-        ImageFolders(folders[0]).missing(["deep/1"], "list.txt")
+    assert "deep/1: no such image" in ImageFolders(folders[0]).missing(["deep/1"], "list.txt")["deep/1"]
+
+
+def test_a_folder_inside_of_one_folder_need_not_be_in_the_others(tmp_path):
+    for name in ("a/train/1.jpg", "b/val/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    folders = ImageFolders([tmp_path / "a", tmp_path / "b"])
+    assert folders.find("val/2.jpg", "q.json") == tmp_path / "b/val/2.jpg"
+    assert list(folders.missing(["train/1.jpg", "val/2.jpg", "trian/1.jpg"], "q.json")) == ["trian/1.jpg"]
+    alone = ImageFolders(tmp_path / "a")
+    assert list(alone.missing(["train/1.jpg", "trian/1.jpg"], "q.json")) == ["trian/1.jpg"]
+    with pytest.raises(DataError, match="the folder of images cannot be read"):
+        ImageFolders(tmp_path / "c").missing(["1.jpg"], "q.json")

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from amad.data.captions import CaptionDataset, CaptionExample
 from amad.data.collate import Seq2SeqCollator
+from amad.data.region_files import H5Regions
 from amad.data.regions import Regions, lacking_regions
 from amad.data.tokens import train_tokenizer
 from amad.data.translation import TranslationDataset, TranslationExample
@@ -299,3 +300,27 @@ def test_data_sets_give_regions_to_the_collator_in_the_place_of_images(tmp_path)
         assert batch["vis_feats"].shape == (2, 5, N_FEATURES)
         assert batch["vis_attention_mask"].tolist() == [[1] * 5, [1] * 3 + [0] * 2]
         np.testing.assert_array_equal(batch["boxes"][1, :3].numpy(), regions["2"].boxes)
+
+
+def test_a_damaged_h5_is_one_error_however_it_is_damaged(tmp_path):
+    images = {f"{i}": arrays(i, 3, 4) for i in range(6)}
+    whole = h5(tmp_path / "whole.h5", images).read_bytes()
+    refused = 0
+    for seed in range(150):
+        numbers = np.random.default_rng(seed)
+        start = int(numbers.integers(len(whole)))
+        damaged = bytearray(whole)
+        damaged[start : start + 64] = numbers.bytes(len(damaged[start : start + 64]))
+        path = tmp_path / f"{seed}.h5"
+        path.write_bytes(damaged)
+        try:
+            file = H5Regions(path)
+            for name in images:
+                if name in file:
+                    file.size(name)
+                    file.read(name)
+        except DataError:
+            refused += 1
+        finally:
+            path.unlink()
+    assert refused > 10

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 
 import datasets
 import pytest
@@ -193,3 +194,62 @@ def test_a_table_is_pickled_by_the_place_of_its_file(source):
     assert b"Caption 4." not in pickled
     assert list(pickle.loads(pickled)) == list(table)
     assert isinstance(table, Table)
+
+
+@pytest.mark.parametrize("name", ["5.jpg", "../5.jpg"])
+def test_a_bad_image_among_several_folders_is_left_out_with_its_examples(source, tmp_path, name):
+    rows = json.loads(source.read_text())
+    rows[5]["image"] = name
+    source.write_text(json.dumps(rows))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    for i in GOOD:
+        if i != 5:
+            (tmp_path / "ab"[i % 2] / f"{i}.jpg").touch()
+    table, problems = table_of(source, folders=[tmp_path / "a", tmp_path / "b"])
+    wrong = table.folders.missing(table.image_names(), str(source))
+    assert list(wrong) == [name]
+    kept = table.without(wrong, problems)
+    assert [one.image_name for one in kept] == [f"{i}.jpg" for i in GOOD if i != 5]
+    with pytest.raises(DataError, match=rf"Needed by .*captions.json, image {re.escape(name)}"):
+        table.without(wrong, Problems())
+
+
+@pytest.mark.parametrize("text", ["half \ud83d", "whole \ud83d\ude00"])
+def test_a_text_of_half_a_character_is_refused_or_left_out(source, text):
+    rows = json.loads(source.read_text())
+    rows[5]["caption"] = [text]
+    source.write_text(json.dumps(rows))
+    table, problems = table_of(source)
+    half = text.startswith("half")
+    assert [one.image_id for one in table] == [i for i in GOOD if i != 5 or not half]
+    assert problems.n_bad == 3 + half
+    # From the store, once more.
+    assert table_of(source)[1].n_bad == 3 + half
+    if half:
+        rows = [row for row in rows if row["caption"]]
+        source.write_text(json.dumps(rows))
+        with pytest.raises(DataError, match=r"captions.json, image 5.jpg: texts must be of characters"):
+            table_of(source, "raise")
+
+
+def test_bytes_that_no_character_has_are_refused(source):
+    source.write_bytes(source.read_bytes().replace(b"Caption 5", b"Caption \xed\xa0\xbd"))
+    with pytest.raises(DataError, match="not valid JSON"):
+        table_of(source)
+
+
+def test_bad_examples_of_any_name_come_back_from_the_store(source):
+    rows = json.loads(source.read_text())
+    rows[3]["image"] = "b\x85\u2028.jpg"
+    rows.append(rows[0])
+    source.write_text(json.dumps(rows))
+    first, again = table_of(source)[1], table_of(source)[1]
+    assert list(first) == list(again)
+
+
+def test_a_bad_example_that_is_read_twice_counts_once(source):
+    problems = Problems("skip")
+    for _ in range(2):
+        read_blip_captions(source, problems=problems)
+    assert problems.n_bad == 3

@@ -165,3 +165,8 @@ def test_real_plain_files_are_read_with_their_images(shared_data, split, n_lines
     )
     assert len(examples) == n_lines
     assert all(one.image.is_file() for one in examples)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\ntwo\n")
+    assert read_lines(tmp_path / "a.txt") == [b"one", b"two"]

@@ -65,6 +65,8 @@ def test_vl_t5_rows_keep_their_soft_scores(tmp_path):
     assert (first.question, first.image_id) == (VLT5["sent"], VLT5["img_id"])
     assert first.image == tmp_path / "images" / "COCO_train2014_000000458752.jpg"
     assert first.accuracy("Net") == 1.0
+    # As the file writes it, which is not the normal form.
+    assert first.accuracy("a goal") == 0.3
     assert (second.scores, second.best_answer) == ({}, ("", 0.0))
     assert third.answers == ("net",) * 10
 
@@ -159,3 +161,9 @@ def test_malformed_blip_rows_are_refused(tmp_path, change, message):
     (tmp_path / "a.json").write_text(json.dumps([row, row]))
     with pytest.raises(DataError, match="question_id must be unique"):
         read_blip(tmp_path / "a.json", images)
+
+
+def test_no_answers_at_all_are_not_ten(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([VLT5 | {"answers": []}]))
+    with pytest.raises(DataError, match="a question needs 10 answers but has 0"):
+        read_vlt5(tmp_path / "a.json")

@@ -1,3 +1,4 @@
+import os
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -8,7 +9,15 @@ from hypothesis import strategies as st
 
 from amad.data.vqa import VqaDataset, VqaExample
 from amad.errors import DataError
-from amad.evaluation.predictions import SHARDS, Shards, decode_shards, digest_of_folder, digest_of_items
+from amad.evaluation.predictions import (
+    SHARDS,
+    Shards,
+    claimed,
+    decode_shards,
+    digest_of_files,
+    digest_of_folder,
+    digest_of_items,
+)
 
 RUN = {"model": "a1", "num_beams": 5}
 
@@ -164,3 +173,34 @@ def test_the_digest_of_items_sees_questions_order_prompt_and_images_not_answers(
     others = [digest(a, b), digest(b, a), digest(a), digest(a, b, prompt="{question}")]
     others += [digest(a, ("how", "2.png")), digest(("what", "1"), ("how", "1.png"))]
     assert len(set(others)) == 6
+
+
+def test_files_are_told_apart_by_place_size_and_time(tmp_path):
+    def digest(*paths, regions=None):
+        examples = [SimpleNamespace(image=path) for path in paths]
+        return digest_of_files(SimpleNamespace(examples=examples, regions=regions))
+
+    one, other = tmp_path / "a/1.jpg", tmp_path / "b/1.jpg"
+    for path in (one, other):
+        path.parent.mkdir()
+        path.write_text("x")
+    seen = {digest(one), digest(other), digest(), digest(None, one)}
+    assert len(seen) == 3
+    assert digest(one) == digest(one, one)
+    before = digest(one)
+    os.utime(one, ns=(1, 1))
+    assert digest(one) != before
+    assert digest(regions=SimpleNamespace(paths=[other])) == digest(other)
+    other.write_text("longer")
+    assert digest(other) not in seen
+
+
+def test_two_evaluations_are_never_at_the_same_predictions(tmp_path):
+    with claimed(tmp_path / "results.predictions"):
+        with pytest.raises(DataError, match="is being written by another evaluation"):
+            claimed(tmp_path / "results.predictions").__enter__()
+        with claimed(tmp_path / "others.predictions"):
+            pass
+    with claimed(tmp_path / "results.predictions"):
+        pass
+    assert list(tmp_path.iterdir()) == []

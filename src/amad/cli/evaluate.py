@@ -182,12 +182,15 @@ def _evaluate(
     from amad.evaluation.fidelity import batched, measure_fidelity
     from amad.evaluation.predictions import (
         Shards,
+        claimed,
         decode_shards,
+        digest_of_files,
         digest_of_folder,
         digest_of_items,
         digest_of_texts,
     )
     from amad.evaluation.processes import shared_temporary_folder
+    from amad.models.checkpoint import located
     from amad.models.load import load_model, load_tokenizer
     from amad.records import environment
     from amad.training.models import check_sight, new_collator
@@ -229,7 +232,9 @@ def _evaluate(
     else:
         how |= {"ranked_answers": len(candidates.texts), "compared_whole": candidates.first}
         of["answers"] = digest_of_texts(candidates.texts)
-    decides = of | how | {"max_input_tokens": data.max_input_tokens}
+    # Labels of answers are cut to this length.
+    how_long = {key: getattr(data, key) for key in ("max_input_tokens", "max_target_tokens")}
+    decides = of | how | how_long | {"files": digest_of_files(validation)}
     decides |= {name: around[name] for name in ("amad", "torch", "transformers")}
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -237,7 +242,9 @@ def _evaluate(
         def decode(decoder: Any, digest: str, kind: str, doing: str) -> tuple[Shards, int]:
             place = _beside(out, kind) if out else stack.enter_context(shared_temporary_folder(state))
             with state.main_process_first():
-                shards = Shards(place, decides | {"model": digest}, len(validation), size)
+                if out and state.is_main_process:
+                    stack.enter_context(claimed(place))
+                shards = Shards(place, decides | {"decoder": digest}, len(validation), size)
             generate = partial(
                 generate_batches,
                 decoder,
@@ -253,7 +260,7 @@ def _evaluate(
         shards, decoded = decode(model, of["model"], "predictions", _DOING[run.task])
         seconds = round(time.perf_counter() - started, 3)
         if teacher is not None:
-            home = Path(run.teacher or "")
+            home = Path(located(run.teacher or ""))
             of["teacher"] = digest_of_folder(home) if home.is_dir() else str(run.teacher)
             teacher_shards, _ = decode(
                 teacher, of["teacher"], "teacher-predictions", f"the teacher is {_DOING[run.task]}"
@@ -270,6 +277,9 @@ def _evaluate(
         }
         if state.is_main_process:
             said = shards.texts()
+            if out is not None:
+                # Before the scorer, which may refuse it.
+                write_whole(out, task.results(said))
             if task.problems.skips:
                 document["bad_examples"] = task.problems.n_bad
             document |= task.score(said) if is_scored else dict.fromkeys(task.figures)
@@ -287,7 +297,6 @@ def _evaluate(
             of_what = data.model_dump(mode="json", exclude_none=True, exclude={"train", "image_cache_gib"})
             document |= {"data": of_what, "digests": of, "environment": around}
             if out is not None:
-                write_whole(out, task.results(said))
                 if task.problems.skips:
                     task.problems.write(out.with_name(f"{out.stem}-{BAD_EXAMPLES_FILE}"))
                 as_text = json.dumps(document, indent=2, ensure_ascii=False)

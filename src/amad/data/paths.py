@@ -89,6 +89,11 @@ class ImageFolders:
             try:
                 self._listings[folder] = set(os.listdir(folder))
             except OSError as error:
+                gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+                if gone and folder not in self.folders:
+                    # A name with a folder of its own, which another of the folders may have.
+                    self._listings[folder] = set()
+                    return self._listings[folder]
                 raise DataError(
                     f"{folder}: the folder of images cannot be read ({error.strerror}); {where} names images in it. "
                     "Check the image folder and the file name template."
@@ -189,8 +194,8 @@ def _umask() -> int:
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
-    """``write_whole`` of one JSON document per line."""
-    write_whole(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    """``write_whole`` of one JSON document per line, in ASCII: other texts may hold what breaks a line, or nothing."""
+    write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -62,7 +62,8 @@ class Problems:
 
     def __init__(self, policy: Policy = "raise") -> None:
         self.policy = policy
-        self._found: list[BadExample] = []
+        # A file that is read twice, as one for two splits, has its bad examples once.
+        self._found: dict[BadExample, None] = {}
 
     @property
     def n_bad(self) -> int:
@@ -90,7 +91,7 @@ class Problems:
             if not self.skips:
                 # An entry within an entry says it once.
                 raise (error if str(error).endswith(_REMEDY) else DataError(f"{error} {_REMEDY}")) from None
-            self._found.append(BadExample(str(file), entry, str(error)))
+            self._found[BadExample(str(file), entry, str(error))] = None
 
     def counts(self) -> dict[str, int]:
         """Number of examples left out, by file."""

@@ -27,6 +27,10 @@ TSV_COLUMNS = (
 Arrays = tuple[Float[np.ndarray, "region feature"], Float[np.ndarray, "region 4"], tuple[int, int]]
 
 
+# What h5py raises on a file whose bytes were damaged.
+_DAMAGE = (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
+
+
 class H5Regions:
     """VL-T5's form. Each process opens the file for itself; none is open while a process forks."""
 
@@ -39,7 +43,14 @@ class H5Regions:
         return {"path": self.path, "_handle": None}
 
     def __contains__(self, name: str) -> bool:
-        return bool(name) and name in self._group("")
+        if not name:
+            return False
+        try:
+            return name in self._group("")
+        except _DAMAGE as error:
+            raise DataError(
+                f"{self.path}: what images it has cannot be read ({error}). Fetch it again."
+            ) from None
 
     def entry(self, name: str) -> str:
         """Where an image stands in the file."""
@@ -75,7 +86,7 @@ class H5Regions:
                 np.asarray(self._get(group, key, name)[()], dtype=np.float32) for key in ("features", "boxes")
             )
             width, height = (int(self._get(group, key, name)[()]) for key in ("img_w", "img_h"))
-        except (OSError, TypeError, ValueError) as error:
+        except _DAMAGE as error:
             raise DataError(
                 f"{self.path}, image {name}: cannot be read ({error}). Fetch the file again."
             ) from None
@@ -94,7 +105,7 @@ class H5Regions:
                 for key in ("obj_id", "attr_id")
             )
             return [int(one) for one in objects], [int(one) for one in attributes]
-        except (OSError, TypeError, ValueError) as error:
+        except _DAMAGE as error:
             raise DataError(
                 f"{self.path}, image {name}: classes cannot be read ({error}). Fetch the file again."
             ) from None
@@ -107,11 +118,14 @@ class H5Regions:
 
     def _get(self, group: Any, key: str, name: str) -> Any:
         try:
-            return group[key]
-        except (KeyError, ValueError):
+            if key in group:
+                return group[key]
+            found = list(getattr(group, "keys", list)())
+        except _DAMAGE as error:
             raise DataError(
-                f"{self.path}, image {name}: has no {key!r} but {list(getattr(group, 'keys', list)())}."
+                f"{self.path}, image {name}: cannot be read ({error}). Fetch the file again."
             ) from None
+        raise DataError(f"{self.path}, image {name}: has no {key!r} but {found}.")
 
     def _group(self, name: str) -> Any:
         """The group of an image; the root for the empty name."""
@@ -125,7 +139,12 @@ class H5Regions:
             except OSError as error:
                 raise DataError(f"{self.path}: not a whole h5 file ({error}). Fetch it again.") from None
             _OPEN.add(self)
-        return self._handle[name] if name else self._handle
+        try:
+            return self._handle[name] if name else self._handle
+        except _DAMAGE as error:
+            raise DataError(
+                f"{self.path}, image {name}: cannot be read ({error}). Fetch the file again."
+            ) from None
 
 
 _OPEN: WeakSet[H5Regions] = WeakSet()

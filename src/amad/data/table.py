@@ -88,7 +88,8 @@ class Table(Sequence[Example]):
             if name is None or name not in wrong:
                 kept.append(position)
                 continue
-            entry = self[position].entry
+            # Without its image, which is what is wrong.
+            entry = self._form.example(self._rows[position], None).entry
             more = f" ({len(wrong) - 1} more such images)" if len(wrong) > 1 else ""
             with problems.at(self.source, entry):
                 raise DataError(f"{wrong[name]} Needed by {self.source}, {entry}{more}.")
@@ -194,7 +195,7 @@ def stored_table(
                     with wait(f"reading {sources[0].name}", 1):
                         examples = read(fresh)
                     with wait(f"storing {sources[0].name}", len(examples)) as advance:
-                        _store(folder, form, examples, fresh, advance)
+                        _store(folder, form, examples, sources[0], fresh, advance)
         except OSError as error:
             raise DataError(
                 f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
@@ -208,17 +209,50 @@ def stored_table(
 
 
 def _store(
-    folder: Path, form: RowForm[Example], examples: list[Example], problems: Problems, advance: Advance
+    folder: Path,
+    form: RowForm[Example],
+    examples: list[Example],
+    source: Path,
+    problems: Problems,
+    advance: Advance,
 ) -> None:
     """Write under another name and rename: what an interruption leaves is never taken for a whole."""
     with new_folder(folder) as temporary:
         parts = []
         for start in range(0, len(examples), _PORTION):
-            portion = [form.row(example) for example in examples[start : start + _PORTION]]
-            parts.append(datasets.Dataset.from_list(portion, features=form.features))
+            portion = examples[start : start + _PORTION]
+            try:
+                parts.append(_table_of(form, portion))
+            except UnicodeEncodeError:
+                parts.append(_table_of(form, _of_characters(form, portion, source, problems)))
             advance(start + len(portion), len(examples))
         datasets.concatenate_datasets(parts).save_to_disk(str(temporary))
         problems.write(temporary / _BAD)
+
+
+def _table_of(form: RowForm[Example], examples: Sequence[Example]) -> datasets.Dataset:
+    return datasets.Dataset.from_list([form.row(example) for example in examples], features=form.features)
+
+
+def _of_characters(
+    form: RowForm[Example], examples: Sequence[Example], source: Path, problems: Problems
+) -> list[Example]:
+    """The examples whose texts are characters: JSON can also write half of a surrogate pair, which is none."""
+    kept = []
+    for example in examples:
+        with problems.at(source, example.entry):
+            try:
+                json.dumps(form.row(example), ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                strange = ascii(error.object[error.start])
+                raise DataError(
+                    f"{source}, {example.entry}: texts must be of characters, and {strange} is half of a surrogate "
+                    "pair. Write the whole character."
+                ) from None
+            kept.append(example)
+    if not kept:
+        raise DataError(f"{source}: no example is left whose texts are of characters. Mend the file.")
+    return kept
 
 
 @cache

@@ -1,5 +1,6 @@
 """Sentences with their translation and their image, read from the files of Multi30K, task 1."""
 
+import codecs
 import contextlib
 import gzip
 import zlib
@@ -136,6 +137,8 @@ def read_lines(path: Path) -> list[bytes]:
         ) from None
     if path.suffix == ".gz":
         raw = _unzip(raw, path)
+    # A mark that some editors put before the text is not of it.
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     lines = raw.split(b"\n")
     return lines if lines[-1] else lines[:-1]
 

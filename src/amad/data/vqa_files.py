@@ -95,7 +95,8 @@ class VqaExample:
         """VQA accuracy of a prediction, from 0 to 1: official with ten answers, else its soft score."""
         if self.answers is not None and len(self.answers) == N_ANNOTATORS:
             return answer_accuracy(self.answers, prediction)
-        return self.scores.get(normalise_answer(prediction), 0.0)
+        # Scores are under the answers as their file has them.
+        return self.scores.get(prediction, self.scores.get(normalise_answer(prediction), 0.0))
 
 
 def read_vqa_v2(

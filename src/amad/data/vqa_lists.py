@@ -68,7 +68,7 @@ def read_vlt5(
             answers = None
             if question_id in answered:
                 answers = answers_of(answered[question_id], f"{annotations}, question {question_id}")
-            elif row.get("answers"):
+            elif row.get("answers") is not None:
                 answers = answers_of(row, where)
             name = fill_template(image_name, where, image_id=image_id)
             examples.append(

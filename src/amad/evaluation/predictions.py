@@ -10,9 +10,12 @@ same batches.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from amad.data.paths import write_whole
 from amad.data.waiting import Wait
@@ -173,6 +176,32 @@ def decode_shards(
     return decoded
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep the predictions in a folder to this evaluation.
+
+    Raises:
+        DataError: if another one is at them.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise DataError(
+            f"{folder} is being written by another evaluation. Wait for it, or name another file with --results."
+        ) from None
+    except (OSError, NotImplementedError):
+        # A file system without locks.
+        yield
+        return
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def digest_of_folder(folder: Path) -> str:
     """A digest of the names and bytes of the files in a folder, without those of folders in it."""
     digest = hashlib.sha256()
@@ -195,6 +224,26 @@ def digest_of_items(dataset: Any) -> str:
     regions = getattr(dataset, "regions", None)
     for path in [] if regions is None else regions.paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def digest_of_files(dataset: Any) -> str:
+    """A digest of which files a model's items are of: where they are, their sizes and when they were last written.
+
+    A file that is missing counts as that: whoever opens it says so.
+    """
+    regions = getattr(dataset, "regions", None)
+    paths = [] if regions is None else list(regions.paths)
+    paths += list(dict.fromkeys(example.image for example in dataset.examples if example.image is not None))
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            found = path.stat()
+            digest.update(
+                f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+            )
+        except OSError:
+            digest.update(f"{path}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 

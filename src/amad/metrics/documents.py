@@ -19,7 +19,8 @@ def read_json(path: Path) -> Any:
     """
     raw = read_bytes(path, "JSON")
     try:
-        return json.loads(raw)
+        # Of bytes, json takes some that no character has.
+        return json.loads(raw.decode(json.detect_encoding(raw)))
     except RecursionError:
         raise DataError(
             f"{path}: nested too deeply to be a data file. Check that it is the right one."
