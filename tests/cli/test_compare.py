@@ -30,19 +30,20 @@ def shell(line):
 def test_a_comparison_from_its_lines_to_its_table(amad, recipe, taught):
     describe = ("compare", recipe, "--methods", "none,amad", "--seeds", 2, "--out", "out")
     lines = amad.succeed(*describe, "--list").splitlines()
-    assert len(lines) == 5
+    # Of the teacher two: on all questions, and on those that training asks.
+    assert len(lines) == 6
     # A launcher makes one of them ...
     done = shell(next(line for line in lines if "runs/amad/seed-1" in line))
     assert done.returncode == 0, done.stderr
     made = amad.snapshot("out/runs/amad/seed-1")
-    assert lines[:4] == amad.succeed(*describe, "--list").splitlines()
+    assert lines[:5] == amad.succeed(*describe, "--list").splitlines()
     partial = amad.document(*describe, "--jobs", 0)
     assert partial["unfinished"] == 3
     # ... and the command makes the others, two at a time.
     shown = amad.call(*describe, "--jobs", 2)
     assert shown.exit_code == 0, shown.stderr
-    assert "5 of 5" not in shown.stderr
-    assert "4 of 4 done" in shown.stderr
+    assert "6 of 6" not in shown.stderr
+    assert "5 of 5 done" in shown.stderr
     for words in ("difference from none", "share of teacher", "verdict", "teacher"):
         assert words in shown.stdout
     assert amad.snapshot("out/runs/amad/seed-1") == made
@@ -127,8 +128,8 @@ def test_a_folder_says_what_is_compared_and_takes_nothing_else(amad, recipe):
 
 def test_without_a_choice_the_three_ways_are_compared_beside_the_recipes_output(amad, recipe):
     listed = amad.document("compare", recipe, "--list")
-    assert len(listed["ready"]) == 1 + 3 * 3
-    assert {Path(line.split()[2]).parent for line in listed["ready"][1:]} == {
+    assert len(listed["ready"]) == 2 + 3 * 3
+    assert {Path(line.split()[2]).parent for line in listed["ready"][2:]} == {
         Path("student-compare/runs") / name for name in ("none", "logits", "amad")
     }
 

@@ -175,24 +175,25 @@ def test_the_digest_of_items_sees_questions_order_prompt_and_images_not_answers(
     assert len(set(others)) == 6
 
 
-def test_files_are_told_apart_by_place_size_and_time(tmp_path):
+def test_images_are_told_apart_by_place_and_regions_by_size_and_time_too(tmp_path):
     def digest(*paths, regions=None):
         examples = [SimpleNamespace(image=path) for path in paths]
         return digest_of_files(SimpleNamespace(examples=examples, regions=regions))
 
-    one, other = tmp_path / "a/1.jpg", tmp_path / "b/1.jpg"
+    one, other = tmp_path / "a/1.h5", tmp_path / "b/1.h5"
     for path in (one, other):
         path.parent.mkdir()
         path.write_text("x")
-    seen = {digest(one), digest(other), digest(), digest(None, one)}
-    assert len(seen) == 3
+    assert len({digest(one), digest(other), digest(), digest(one, other)}) == 4
     assert digest(one) == digest(one, one)
-    before = digest(one)
+    of_regions = SimpleNamespace(paths=[one])
+    seen = {digest(one), digest(regions=of_regions)}
     os.utime(one, ns=(1, 1))
-    assert digest(one) != before
-    assert digest(regions=SimpleNamespace(paths=[other])) == digest(other)
-    other.write_text("longer")
-    assert digest(other) not in seen
+    seen.add(digest(regions=of_regions))
+    one.write_text("longer")
+    os.utime(one, ns=(1, 1))
+    seen.add(digest(regions=of_regions))
+    assert len(seen) == 4
 
 
 def test_two_evaluations_are_never_at_the_same_predictions(tmp_path):
