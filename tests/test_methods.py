@@ -36,7 +36,7 @@ def test_a_method_changes_nothing_but_the_objective_and_is_final(name):
 def test_the_layers_that_matter_are_a_matter_of_the_pairing():
     before = recipe({"attention": {"weight": 3.0}}, pairing={"encoder.self": "last"})
     after = apply_method(before, "amad-important")
-    assert after.pairing == "important"
+    assert after.pairing == "important-encoder"
     assert after.objective == apply_method(before, "amad").objective
     assert apply_method(before, "amad").pairing == {"encoder.self": "last"}
 

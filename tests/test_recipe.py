@@ -165,7 +165,8 @@ def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
     [
         (
             {"pairing": "middle"},
-            "recipe: pairing = 'middle': input should be 'uniform', 'last', 'first' or 'important', or ",
+            "recipe: pairing = 'middle': input should be 'uniform', 'last', 'first', 'important' or "
+            "'important-encoder', or ",
         ),
         ({"student": {"heads": "x"}}, "recipe: student.heads = 'x': input should be a valid integer"),
     ],

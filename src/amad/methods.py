@@ -62,9 +62,9 @@ METHODS: dict[str, Method] = {
     "amad-sharp": _attention(
         "amad at temperature 0.1, where the best head takes most", "amad", temperature=0.1
     ),
-    "amad-important": _attention("amad from the teacher layers that its task needs most", "amad")._replace(
-        pairing="important"
-    ),
+    "amad-important": _attention(
+        "amad from the encoder layers that the teacher's task needs most", "amad"
+    )._replace(pairing="important-encoder"),
     "one_to_one": _attention("teacher head k to student head k, divergence", "one_to_one"),
     "one_to_one-mse": _attention(
         "teacher head k to student head k, distance of unit maps", "one_to_one", "mse"

@@ -203,7 +203,7 @@ class ImportanceRecipe(Section):
     examples: Annotated[int, Field(gt=0)] = 256
 
 
-PairingRule = Literal["uniform", "last", "first", "important"] | list[tuple[int, int]]
+PairingRule = Literal["uniform", "last", "first", "important", "important-encoder"] | list[tuple[int, int]]
 
 
 class Recipe(Section):

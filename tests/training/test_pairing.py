@@ -109,6 +109,22 @@ def test_important_layers_are_chosen_by_worth_and_kept_in_order():
     assert layers(pairing) == [(0, 1), (1, 3)]
 
 
+def test_in_a_decoder_the_layers_that_matter_may_make_room_for_the_last():
+    worth = {
+        SiteKey(stack, layer): float(-layer)
+        for stack in ("encoder.self", "encoder.cross", "decoder.self", "decoder.cross")
+        for layer in range(4)
+    }
+    given = dict.fromkeys(("encoder_self", "encoder_cross", "decoder_self", "decoder_cross"), 2)
+    pairing = Pairing.make(
+        sites(**given), sites(**dict.fromkeys(given, 4)), "important-encoder", importance=lambda: worth
+    )
+    for pair in pairing:
+        layer = pair.student.layer
+        in_decoder = pair.student.stack.startswith("decoder")
+        assert pair.teacher.layer == (2 * layer + 1 if in_decoder else layer)
+
+
 def test_importance_is_measured_only_where_a_rule_needs_it():
     def never():
         raise AssertionError("measured")

@@ -8,7 +8,7 @@ from typing import Literal
 from amad.axes import SiteKey, SitePair
 from amad.errors import PairingError
 
-Rule = Literal["uniform", "last", "first", "important"] | Sequence[tuple[int, int]]
+Rule = Literal["uniform", "last", "first", "important", "important-encoder"] | Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Pairing:
     - ``first``: teacher layer l;
     - ``important``: the Ls teacher layers that matter most to the teacher's task, in order of depth; ours, beyond the
       paper (see :mod:`amad.losses.importance`);
+    - ``important-encoder``: ``important`` where a model reads, ``uniform`` in the stacks of a decoder, whose last
+      layers a student needs whatever they are worth (docs/study);
     - explicit (student layer, teacher layer) pairs.
 
     Where only some layers of a stack are given, rules count these from 0; explicit pairs name layers.
@@ -113,6 +115,8 @@ def _apply(
     importance: Callable[[], Mapping[SiteKey, float]] | None,
 ) -> list[tuple[int, int]]:
     n_student, n_teacher = len(student), len(teacher)
+    if rule == "important-encoder":
+        rule = "uniform" if "decoder" in stack.partition(".")[0] else "important"
     if rule == "uniform":
         chosen = [max(math.floor((n + 1) * n_teacher / n_student + 0.5) - 1, 0) for n in range(n_student)]
         return [(layer, teacher[position]) for layer, position in zip(student, chosen, strict=True)]
@@ -132,7 +136,8 @@ def _apply(
         return list(zip(student, teacher[offset : offset + n_student], strict=True))
     if isinstance(rule, str):
         raise PairingError(
-            f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first', 'important'."
+            f"pairing rule {rule!r} of {stack} is none of 'uniform', 'last', 'first', 'important', "
+            "'important-encoder'."
         )
     pairs = [(int(one), int(other)) for one, other in rule]
     if not pairs:
