@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +134,18 @@ def is_written(path: str | os.PathLike[str]) -> bool:
             return not _locked(file)
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def claimed(path: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
+    """Hold a file against other processes, as a run holds its records; False while another one has it.
+
+    Args:
+        path: Made if it is not there.
+        wait_seconds: How long to try.
+    """
+    with open(path, "ab") as file:
+        yield _locked(file, wait_seconds)
 
 
 def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 
 from amad.evaluation.compare_jobs import Job, last_lines, remaining, run_jobs
 from amad.recipe import load_recipe
-from amad.records import RunRecords
+from amad.records import RunRecords, claimed
 
 
 def lines(comparison, folder):
@@ -158,7 +158,7 @@ def test_a_job_that_another_comparison_took_first_is_left_to_it(tmp_path):
         run_jobs(ready, 2, on_end=lambda one, *_: ended.append(one.name), on_tick=len)
 
     assert not jobs[0].is_claimed
-    with jobs[0].claim:
+    with claimed(jobs[0].claim):
         assert jobs[0].is_claimed
         make()
     assert ended == ["free"]
@@ -181,9 +181,9 @@ def test_what_is_left_of_a_job_is_seen_once_it_is_claimed(describe, leave, tmp_p
 def test_what_another_comparison_is_at_is_running_and_not_ready(describe, tmp_path):
     one = describe.comparison("none", "amad", n_seeds=1)
     teacher, first, second = remaining(one, tmp_path).ready
-    for claimed in (teacher, first):
-        claimed.log.parent.mkdir(parents=True, exist_ok=True)
-    with teacher.claim, first.claim:
+    for one_job in (teacher, first):
+        one_job.log.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(teacher.claim), claimed(first.claim):
         left = remaining(one, tmp_path)
         assert (left.ready, left.running) == ((second,), ("none, seed 0",))
     assert remaining(one, tmp_path).ready == (teacher, first, second)

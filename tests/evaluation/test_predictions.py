@@ -12,11 +12,11 @@ from amad.errors import DataError
 from amad.evaluation.predictions import (
     SHARDS,
     Shards,
-    claimed,
     decode_shards,
     digest_of_files,
     digest_of_folder,
     digest_of_items,
+    kept_to_one,
 )
 
 RUN = {"model": "a1", "num_beams": 5}
@@ -197,11 +197,11 @@ def test_images_are_told_apart_by_place_and_regions_by_size_and_time_too(tmp_pat
 
 
 def test_two_evaluations_are_never_at_the_same_predictions(tmp_path):
-    with claimed(tmp_path / "results.predictions"):
+    with kept_to_one(tmp_path / "results.predictions"):
         with pytest.raises(DataError, match="is being written by another evaluation"):
-            claimed(tmp_path / "results.predictions").__enter__()
-        with claimed(tmp_path / "others.predictions"):
+            kept_to_one(tmp_path / "results.predictions").__enter__()
+        with kept_to_one(tmp_path / "others.predictions"):
             pass
-    with claimed(tmp_path / "results.predictions"):
+    with kept_to_one(tmp_path / "results.predictions"):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -182,12 +182,12 @@ def _evaluate(
     from amad.evaluation.fidelity import batched, measure_fidelity
     from amad.evaluation.predictions import (
         Shards,
-        claimed,
         decode_shards,
         digest_of_files,
         digest_of_folder,
         digest_of_items,
         digest_of_texts,
+        kept_to_one,
     )
     from amad.evaluation.processes import shared_temporary_folder
     from amad.models.checkpoint import located
@@ -243,7 +243,7 @@ def _evaluate(
             place = _beside(out, kind) if out else stack.enter_context(shared_temporary_folder(state))
             with state.main_process_first():
                 if out and state.is_main_process:
-                    stack.enter_context(claimed(place))
+                    stack.enter_context(kept_to_one(place))
                 shards = Shards(place, decides | {"decoder": digest}, len(validation), size)
             generate = partial(
                 generate_batches,

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from amad.data.paths import write_whole
 from amad.evaluation.compare_plan import Arm, Comparison, PlannedRun
 from amad.evaluation.compare_runs import METRICS_FILE, read_outcome, run_state
 from amad.recipe import Recipe
+from amad.records import claimed, is_written
 
 RECIPE_FILE = "recipe.yaml"
 TEACHER_FOLDER = "teacher"
@@ -62,24 +61,14 @@ class Job:
         return " && ".join(shlex.join(("amad", *command)) for command in self.commands)
 
     @property
-    def claim(self) -> FileLock:
+    def claim(self) -> Path:
         """Held by the comparison that makes the job, so that another one on the same folder leaves it alone."""
-        return FileLock(self.log.with_suffix(".lock"))
+        return self.log.with_suffix(".lock")
 
     @property
     def is_claimed(self) -> bool:
         """Whether a comparison, here or in another process, is making it."""
-        claim = self.claim
-        if not Path(claim.lock_file).is_file():
-            return False
-        try:
-            with claim.acquire(blocking=False):
-                return False
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):
-            # A file system without locks.
-            return False
+        return is_written(self.claim)
 
     def left(self) -> tuple[tuple[str, ...], ...]:
         """The commands that are left of it now."""
@@ -231,15 +220,10 @@ class _Processes:
         """Run a job's commands until one fails; exit status and seconds, or None if another comparison is at it."""
         started, status = time.monotonic(), 0
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            try:
-                # Longer than it takes another one to see whether it is held.
-                stack.enter_context(job.claim.acquire(timeout=_TICK_SECONDS))
-            except Timeout:
+        # Longer than it takes another one to see whether it is held.
+        with claimed(job.claim, _TICK_SECONDS) as mine:
+            if not mine:
                 return None
-            except (OSError, NotImplementedError):
-                # A file system without locks: its records' own rule keeps two from one run.
-                pass
             for command in job.left():
                 status = self._run(command, job.log)
                 if status:

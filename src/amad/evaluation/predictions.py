@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from amad.data.paths import write_whole
 from amad.data.waiting import Wait
 from amad.errors import DataError
 from amad.evaluation.evaluate import in_batches
+from amad.records import claimed
 
 SHARDS = 64
 """At most so many: of an evaluation that is killed, about this part of each process's work is lost."""
@@ -177,29 +176,23 @@ def decode_shards(
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def kept_to_one(folder: Path) -> Iterator[None]:
     """Keep the predictions in a folder to this evaluation.
 
     Raises:
         DataError: if another one is at them.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise DataError(
-            f"{folder} is being written by another evaluation. Wait for it, or name another file with --results."
-        ) from None
-    except (OSError, NotImplementedError):
-        # A file system without locks.
-        yield
-        return
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    path = folder.with_name(f".{folder.name}.lock")
+    with claimed(path) as mine:
+        if not mine:
+            raise DataError(
+                f"{folder} is being written by another evaluation. Wait for it, or name another file with --results."
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def digest_of_folder(folder: Path) -> str:
