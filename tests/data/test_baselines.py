@@ -54,7 +54,7 @@ def test_nothing_to_learn_from_or_to_score_is_refused():
 def test_the_easy_set_is_as_guessable_as_published(shared_data):
     # 67.0 % is stated for the set's own test split; a holdout by image differs a little.
     folder = shared_data / "easy_vqa"
-    examples = read_vqa_v2(folder / "questions.json", folder / "annotations.json")
+    examples = list(read_vqa_v2(folder / "questions.json", folder / "annotations.json"))
     train, held = ([examples[i] for i in part] for part in holdout_by_image(examples, 0.1, 0))
     baselines = answer_baselines(train, held)
     assert 35 < baselines.majority < 40

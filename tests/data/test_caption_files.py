@@ -56,7 +56,7 @@ def test_the_official_form_keeps_the_order_of_images_and_of_captions(tmp_path, n
     picture(tmp_path / "val2014" / "b.jpg")
     said = [annotation(2, " Two. ", 5), annotation(391895, "One.", 9), annotation(391895, "Uno.\n", 1)]
     path = coco(tmp_path, [image(), image(2, "b.jpg")], said, name)
-    first, second = read_coco_captions(path, tmp_path / "val2014")
+    first, second = list(read_coco_captions(path, tmp_path / "val2014"))
     assert (first.image_id, first.captions, first.split) == (391895, ("One.", "Uno."), None)
     assert first.image == tmp_path / "val2014" / NAME
     assert first.stem == "COCO_val2014_000000391895"
@@ -66,16 +66,16 @@ def test_the_official_form_keeps_the_order_of_images_and_of_captions(tmp_path, n
 def test_a_split_is_picked_where_images_name_theirs(tmp_path):
     images = [image(1, "a.jpg", split="train"), image(2, "b.jpg", split="val")]
     path = coco(tmp_path, images, [annotation(1, "a"), annotation(2, "b")])
-    (only,) = read_coco_captions(path, split="val")
+    (only,) = list(read_coco_captions(path, split="val"))
     assert (only.image_id, only.captions, only.split, only.image) == (2, ("b",), "val", None)
     with pytest.raises(DataError, match=r"split 'test' must have .* \(splits found: \['train', 'val'\]"):
-        read_coco_captions(path, split="test")
+        list(read_coco_captions(path, split="test"))
     with pytest.raises(DataError, match="no image has a 'split', so 'val' cannot be picked"):
-        read_coco_captions(coco(tmp_path, [image()], [annotation()]), split="val")
+        list(read_coco_captions(coco(tmp_path, [image()], [annotation()]), split="val"))
 
 
 def test_a_test_split_has_images_and_no_captions(tmp_path):
-    (only,) = read_coco_captions(coco(tmp_path, [image()]))
+    (only,) = list(read_coco_captions(coco(tmp_path, [image()])))
     assert only.captions == ()
 
 
@@ -99,9 +99,9 @@ def test_bad_official_entries_are_refused_or_left_out(tmp_path, images, annotati
     picture(tmp_path / "b.jpg")
     path = coco(tmp_path, images, annotations)
     with pytest.raises(DataError, match=message):
-        read_coco_captions(path, tmp_path)
+        list(read_coco_captions(path, tmp_path))
     problems = Problems("skip")
-    (only,) = read_coco_captions(path, tmp_path, problems=problems)
+    (only,) = list(read_coco_captions(path, tmp_path, problems=problems))
     assert (only.image_id, only.captions) == (391895, ("A man on a bike.",))
     assert problems.n_bad == n_bad
     assert all(bad.file == str(path) for bad in problems)
@@ -120,10 +120,10 @@ def test_files_as_a_whole_are_refused_by_either_policy(tmp_path, policy):
         ("none.json", "no such file"),
     ):
         with pytest.raises(DataError, match=rf"{name}: {message}"):
-            read_coco_captions(tmp_path / name, problems=Problems(policy))
+            list(read_coco_captions(tmp_path / name, problems=Problems(policy)))
     for images in ([], [image(None)]):
         with pytest.raises(DataError, match=r"captions\.json"):
-            read_coco_captions(coco(tmp_path, images, []), problems=Problems(policy))
+            list(read_coco_captions(coco(tmp_path, images, []), problems=Problems(policy)))
 
 
 def test_karpathys_form_counts_restval_as_train(tmp_path):
@@ -135,19 +135,19 @@ def test_karpathys_form_counts_restval_as_train(tmp_path):
     path = write(tmp_path / "dataset_coco.json", {"images": rows, "dataset": "coco"})
     for name in (f"val2014/{NAME}", "train2014/COCO_train2014_000000000002.jpg"):
         picture(tmp_path / name)
-    first, second = read_karpathy(path, "train", tmp_path)
+    first, second = list(read_karpathy(path, "train", tmp_path))
     assert (first.image_id, first.captions, first.split) == (391895, ("One.", "Two."), "train")
     assert first.image == tmp_path / "val2014" / NAME
     assert second.image_name == "train2014/COCO_train2014_000000000002.jpg"
     assert second.stem == "COCO_train2014_000000000002"
-    assert [one.image_id for one in read_karpathy(path, "val")] == [3]
+    assert [one.image_id for one in list(read_karpathy(path, "val"))] == [3]
 
 
 def test_karpathys_form_of_other_sets_has_no_coco_id(tmp_path):
     row = karpathy(name="1000092795.jpg")
     del row["cocoid"], row["filepath"]
     path = write(tmp_path / "dataset_flickr30k.json", {"images": [row]})
-    (only,) = read_karpathy(path, "val")
+    (only,) = list(read_karpathy(path, "val"))
     assert (only.image_id, only.image_name) == (7, "1000092795.jpg")
 
 
@@ -168,9 +168,9 @@ def test_bad_entries_of_karpathys_form_are_refused_or_left_out(tmp_path, bad, me
     picture(tmp_path / "val2014" / NAME)
     path = write(tmp_path / "a.json", {"images": [karpathy(), bad]})
     with pytest.raises(DataError, match=message):
-        read_karpathy(path, "val", tmp_path)
+        list(read_karpathy(path, "val", tmp_path))
     problems = Problems("skip")
-    assert [one.image_id for one in read_karpathy(path, "val", tmp_path, problems)] == [391895]
+    assert [one.image_id for one in list(read_karpathy(path, "val", tmp_path, problems))] == [391895]
     assert problems.n_bad >= 1
 
 
@@ -182,7 +182,7 @@ def test_blips_training_rows_are_gathered_by_image(tmp_path):
     ]
     for row in rows:
         picture(tmp_path / row["image"])
-    first, second = read_blip_captions(write(tmp_path / "a.json", rows), tmp_path, "train")
+    first, second = list(read_blip_captions(write(tmp_path / "a.json", rows), tmp_path, "train"))
     assert (first.image_id, first.captions, first.split) == (391895, ("one", "two"), "train")
     assert first.image == tmp_path / "val2014" / NAME
     assert (second.image_id, second.captions) == ("b", ("b",))
@@ -190,7 +190,7 @@ def test_blips_training_rows_are_gathered_by_image(tmp_path):
 
 def test_blips_evaluation_rows_have_every_caption(tmp_path):
     rows = [{"image": f"val2014/{NAME}", "caption": list("abcde")}, {"image": "17.jpg", "caption": ["x"]}]
-    first, second = read_blip_captions(write(tmp_path / "a.json", rows))
+    first, second = list(read_blip_captions(write(tmp_path / "a.json", rows)))
     assert (first.image_id, first.captions) == (391895, tuple("abcde"))
     assert (second.image_id, second.image, second.split) == (17, None, None)
 
@@ -213,9 +213,9 @@ def test_bad_rows_of_blip_are_refused_or_left_out(tmp_path, bad, message):
     for name in ("a/1.jpg", "b/1.jpg", "2.jpg"):
         picture(tmp_path / name)
     with pytest.raises(DataError, match=message):
-        read_blip_captions(path, tmp_path)
+        list(read_blip_captions(path, tmp_path))
     problems = Problems("skip")
-    assert [one.captions for one in read_blip_captions(path, tmp_path, problems=problems)] == [("one",)]
+    assert [one.captions for one in list(read_blip_captions(path, tmp_path, problems=problems))] == [("one",)]
     assert problems.n_bad >= 1
 
 
@@ -252,9 +252,9 @@ def test_arbitrary_documents_are_read_or_refused_by_file_name(tmp_path_factory, 
     both = coco(folder, images, annotations)
     listed = write(folder / "list.json", images)
     for read in (
-        lambda: read_coco_captions(both, problems=Problems(policy)),
-        lambda: read_karpathy(both, "val", problems=Problems(policy)),
-        lambda: read_blip_captions(listed, problems=Problems(policy)),
+        lambda: list(read_coco_captions(both, problems=Problems(policy))),
+        lambda: list(read_karpathy(both, "val", problems=Problems(policy))),
+        lambda: list(read_blip_captions(listed, problems=Problems(policy))),
     ):
         try:
             examples = read()
@@ -265,18 +265,18 @@ def test_arbitrary_documents_are_read_or_refused_by_file_name(tmp_path_factory, 
 
 
 def test_real_captions_of_real_images_are_read(shared_data):
-    examples = read_coco_captions(shared_data / "coco/captions.json", shared_data / "coco/images")
+    examples = list(read_coco_captions(shared_data / "coco/captions.json", shared_data / "coco/images"))
     assert len(examples) == 356
     assert sum(len(one.captions) for one in examples) == 1_781
     assert all(one.image.is_file() for one in examples)
-    zipped = read_coco_captions(shared_data / "coco_captions/captions_val2014_random1000.json.gz")
+    zipped = list(read_coco_captions(shared_data / "coco_captions/captions_val2014_random1000.json.gz"))
     assert (len(zipped), sum(len(one.captions) for one in zipped)) == (1_000, 5_005)
 
 
 @pytest.mark.parametrize(("split", "n_images"), [("train", 2_303), ("dev", 212), ("val", 242)])
 def test_real_captions_are_read_by_split(shared_data, split, n_images):
     folder = shared_data / "multi30k_flickr8k"
-    examples = read_coco_captions(folder / "captions.json", folder / "images", split)
+    examples = list(read_coco_captions(folder / "captions.json", folder / "images", split))
     assert len(examples) == n_images
     assert all(len(one.captions) == 5 and one.split == split for one in examples)
 
@@ -284,6 +284,6 @@ def test_real_captions_are_read_by_split(shared_data, split, n_images):
 def test_a_real_cutting_whose_captions_are_of_other_images_is_refused(shared_data):
     path = shared_data / "format_samples/captions_train2014_first100.json"
     with pytest.raises(DataError, match=r"annotation \d+: a caption needs an image, but image \d+ is not"):
-        read_coco_captions(path)
+        list(read_coco_captions(path))
     with pytest.raises(DataError, match="bad examples left out: 200"):
-        read_coco_captions(path, problems=Problems("skip"))
+        list(read_coco_captions(path, problems=Problems("skip")))

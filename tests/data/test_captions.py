@@ -66,7 +66,7 @@ def test_texts_have_every_caption():
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_real_captions_and_images_become_batches_in_order(shared_data, n_workers):
-    examples = read_coco_captions(shared_data / "coco/captions.json", shared_data / "coco/images")[:6]
+    examples = list(read_coco_captions(shared_data / "coco/captions.json", shared_data / "coco/images"))[:6]
     transform = new_image_transform(32)
     dataset = CaptionDataset(examples, training=True, prepare=transform.resize)
     tokenizer = train_tokenizer(dataset.texts())

@@ -32,7 +32,7 @@ def file(tmp_path, rows=ROWS):
 
 
 def test_texts_without_labels_are_captions(tmp_path):
-    found = read_lxmert_captions(file(tmp_path))
+    found = list(read_lxmert_captions(file(tmp_path)))
     assert [(one.image_id, one.captions, one.stem) for one in found] == [
         ("COCO_train2014_1", ("A bus.", "Two.", "red bus"), "COCO_train2014_1"),
         ("8", ("a tree",), "8"),
@@ -41,7 +41,7 @@ def test_texts_without_labels_are_captions(tmp_path):
 
 
 def test_texts_with_labels_are_questions_where_there_is_an_answer(tmp_path):
-    found = read_lxmert_questions(file(tmp_path), weight=0.5)
+    found = list(read_lxmert_questions(file(tmp_path), weight=0.5))
     assert [(one.question_id, one.question, one.scores, one.stem) for one in found] == [
         ("COCO_train2014_1 vqa 0", "what is it?", {"bus": 1.0, "car": 0.3}, "COCO_train2014_1"),
         ("7 gqa 0", "who is it?", {"a man": 1.0}, "7"),
@@ -53,11 +53,11 @@ def test_texts_with_labels_are_questions_where_there_is_an_answer(tmp_path):
 def test_images_are_found_in_their_folders(tmp_path):
     for name in ("COCO_train2014_1.jpg", "7.jpg", "8.jpg"):
         (tmp_path / name).write_bytes(b"")
-    assert read_lxmert_captions(file(tmp_path), tmp_path)[1].image == tmp_path / "8.jpg"
-    assert read_lxmert_questions(file(tmp_path), [tmp_path])[1].image == tmp_path / "7.jpg"
+    assert list(read_lxmert_captions(file(tmp_path), tmp_path))[1].image == tmp_path / "8.jpg"
+    assert list(read_lxmert_questions(file(tmp_path), [tmp_path]))[1].image == tmp_path / "7.jpg"
     (tmp_path / "8.jpg").unlink()
     with pytest.raises(DataError, match=r"8\.jpg"):
-        read_lxmert_captions(file(tmp_path), tmp_path)
+        list(read_lxmert_captions(file(tmp_path), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_images_are_found_in_their_folders(tmp_path):
 )
 def test_a_broken_row_is_refused_or_left_out(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):
-        read_lxmert_questions(file(tmp_path, rows))
+        list(read_lxmert_questions(file(tmp_path, rows)))
     problems = Problems("skip")
-    kept = read_lxmert_questions(file(tmp_path, [*rows, ROWS[1]]), problems=problems)
+    kept = list(read_lxmert_questions(file(tmp_path, [*rows, ROWS[1]]), problems=problems))
     assert [one.question_id for one in kept][-2:] == ["7 gqa 0", "7 visual7w 0"]
     assert problems.n_bad == ("must have a question" not in message)
 
 
 def test_a_file_without_captions_is_refused(tmp_path):
     with pytest.raises(DataError, match="no image has a caption"):
-        read_lxmert_captions(file(tmp_path, [ROWS[1]]))
+        list(read_lxmert_captions(file(tmp_path, [ROWS[1]])))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amad.data.paths import ImageFolders, check_present, fill_template, inside, new_folder
+from amad.data.paths import ImageFolders, fill_template, inside, new_folder
 from amad.errors import DataError
 
 
@@ -62,16 +62,6 @@ def test_the_official_template_is_filled():
 def test_another_template_is_refused(template, message):
     with pytest.raises(DataError, match=message):
         fill_template(template, "question 1", image_id="a")
-
-
-def test_files_that_are_missing_are_counted_and_the_first_is_named(tmp_path):
-    (tmp_path / "a").write_text("")
-    check_present([(tmp_path / "a", "row 1")])
-    wanted = [(tmp_path / name, f"row {i}") for i, name in enumerate("abcb")]
-    with pytest.raises(DataError, match=r"b: no such image, needed by row 1 \(2 missing in all\)"):
-        check_present(wanted)
-    with pytest.raises(DataError, match="none: the folder of images cannot be read"):
-        check_present([(tmp_path / "none" / "a", "row 1")])
 
 
 def test_a_new_folder_appears_whole(tmp_path):

@@ -218,11 +218,13 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture
 def real(scenes):
-    asked = read_vqa_v2(
-        scenes / "questions_train.json", scenes / "annotations_train.json", scenes / "images", IMAGE_NAME
+    asked = list(
+        read_vqa_v2(
+            scenes / "questions_train.json", scenes / "annotations_train.json", scenes / "images", IMAGE_NAME
+        )
     )
     said = CaptionDataset(
-        read_coco_captions(scenes / "captions_train.json", scenes / "images"), training=True
+        list(read_coco_captions(scenes / "captions_train.json", scenes / "images")), training=True
     )
     return dataset(
         ("span", "match", "question"), captions=said, questions=VqaDataset(asked, True), weights=(2, 2, 1)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from amad.data.problems import BadExample, Problems, keep_present
+from amad.data.problems import BadExample, Problems, iter_present
 from amad.data.translation import TranslationExample
 from amad.errors import DataError
 
@@ -55,7 +55,7 @@ def test_a_fault_of_the_program_is_never_left_out():
 
 def kept(folder, names, problems):
     examples = [TranslationExample("A.", "B.", name and folder / name, i) for i, name in enumerate(names, 1)]
-    return [one.image and one.image.name for one in keep_present(examples, FILE, problems)]
+    return [one.image and one.image.name for one in iter_present(examples, FILE, problems)]
 
 
 def test_examples_whose_image_is_missing_are_found_by_either_policy(tmp_path):

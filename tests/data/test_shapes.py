@@ -18,8 +18,10 @@ def written(tmp_path_factory):
 
 
 def read(out, split):
-    return read_vqa_v2(
-        out / f"questions_{split}.json", out / f"annotations_{split}.json", out / "images", IMAGE_NAME
+    return list(
+        read_vqa_v2(
+            out / f"questions_{split}.json", out / f"annotations_{split}.json", out / "images", IMAGE_NAME
+        )
     )
 
 

@@ -1,14 +1,16 @@
+import gc
 import json
 import multiprocessing
 import os
 import pickle
 import re
+from contextlib import contextmanager
 
 import datasets
 import pytest
 
 from amad.data import table as tables
-from amad.data.captions import read_blip_captions
+from amad.data.captions import CaptionExample, read_blip_captions
 from amad.data.paths import ImageFolders
 from amad.data.problems import Problems
 from amad.data.rows import CAPTIONS
@@ -38,7 +40,7 @@ def table_of(source, policy="skip", folders=None, how=(), seen=None):
     def read(fresh):
         if seen is not None:
             seen.append(1)
-        return read_blip_captions(source, problems=fresh)
+        return list(read_blip_captions(source, problems=fresh))
 
     found = stored_table(CAPTIONS, [source], how, read, ImageFolders(folders), problems)
     return found, problems
@@ -49,7 +51,7 @@ GOOD = [0, 1, 2, 4, 5, 6, 8, 10, 11]
 
 def test_a_table_is_the_sequence_that_was_read(source, tmp_path):
     table, _ = table_of(source, folders=tmp_path)
-    read = read_blip_captions(source, problems=Problems("skip"))
+    read = list(read_blip_captions(source, problems=Problems("skip")))
     assert len(table) == 9
     assert [one.image_id for one in table] == GOOD
     assert [table[i] for i in range(9)] == list(table)
@@ -124,7 +126,7 @@ def _read_slowly(source, seen, started):
     def read(fresh):
         seen.put(1)
         started.wait()
-        return read_blip_captions(source, problems=fresh)
+        return list(read_blip_captions(source, problems=fresh))
 
     stored_table(CAPTIONS, [source], (), read, ImageFolders(None), Problems("skip"))
 
@@ -151,6 +153,42 @@ def test_a_reader_that_is_interrupted_leaves_nothing_behind(source, store):
         stored_table(CAPTIONS, [source], (), read, ImageFolders(None), Problems())
     assert [path.suffix for path in store.iterdir()] == [".lock"]
     assert len(table_of(source)[0]) == 9
+
+
+def test_only_a_portion_of_the_examples_is_held_while_they_are_stored(source):
+    held = []
+
+    def read(fresh):
+        for i in range(5000):
+            if i % 1250 == 1249:
+                held.append(sum(type(one) is CaptionExample for one in gc.get_objects()))
+            yield CaptionExample(None, i, ("A caption.",), None, f"{i}.jpg")
+
+    before = sum(type(one) is CaptionExample for one in gc.get_objects())
+    table = stored_table(CAPTIONS, [source], (), read, ImageFolders(None), Problems())
+    assert [one.image_id for one in table] == list(range(5000))
+    assert len(held) == 4
+    assert max(held) - before <= 2001
+
+
+def test_reading_says_how_much_of_its_files_is_read(source):
+    told = []
+
+    @contextmanager
+    def wait(description, total):
+        told.append((description, total))
+        yield lambda done, whole: told.append((done, whole))
+
+    def read(fresh):
+        # Twice, as where something at the end decides on the beginning.
+        list(read_blip_captions(source, problems=Problems("skip")))
+        yield from read_blip_captions(source, problems=fresh)
+
+    size = source.stat().st_size
+    stored_table(CAPTIONS, [source], (), read, ImageFolders(None), Problems("skip"), wait)
+    assert told[0] == ("reading captions.json", size)
+    assert (size, size) in told
+    assert all(done <= whole == size for done, whole in told[1:])
 
 
 def test_examples_of_bad_images_are_refused_or_left_out(source):
@@ -251,5 +289,5 @@ def test_bad_examples_of_any_name_come_back_from_the_store(source):
 def test_a_bad_example_that_is_read_twice_counts_once(source):
     problems = Problems("skip")
     for _ in range(2):
-        read_blip_captions(source, problems=problems)
+        list(read_blip_captions(source, problems=problems))
     assert problems.n_bad == 3

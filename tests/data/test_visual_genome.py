@@ -29,13 +29,13 @@ def write(folder, rows):
 
 def test_one_answer_is_certain_in_its_normalised_form(tmp_path):
     path = write(tmp_path, [{"id": 1, "qas": [pair(), pair(2, "Two.")]}, {"id": 2, "qas": [pair(3, "The.")]}])
-    first, second, third = read_visual_genome(path, tmp_path)
+    first, second, third = list(read_visual_genome(path, tmp_path))
     assert (first.question_id, first.image_id, first.image) == (1, 1, tmp_path / "1.jpg")
     assert (first.answers, first.scores) == (("A red shirt.",), {"red shirt": 1.0})
     assert (second.scores, second.accuracy("2")) == ({"2": 1.0}, 1.0)
     assert third.scores == {}
     for weight in (VISUAL_GENOME_WEIGHT, 0.7):
-        (example, *_) = read_visual_genome(path, tmp_path, weight=weight)
+        (example, *_) = list(read_visual_genome(path, tmp_path, weight=weight))
         item = VqaDataset([example], training=True)[0]
         assert (item["text"], item["target"], item["weight"]) == (
             "vqa: What is the guy wearing?",
@@ -52,9 +52,9 @@ def test_images_are_found_in_either_of_the_published_folders(tmp_path):
         folder.mkdir()
         (tmp_path / name).rename(folder / name)
     with pytest.raises(DataError, match=r"item 2: no image 3\.jpg in .*VG_100K, .*VG_100K_2\."):
-        read_visual_genome(path, folders)
+        list(read_visual_genome(path, folders))
     problems = Problems("skip")
-    found = read_visual_genome(path, folders, problems=problems)
+    found = list(read_visual_genome(path, folders, problems=problems))
     assert [one.image.parent.name for one in found] == ["VG_100K", "VG_100K_2"]
     assert [one.entry for one in problems] == ["item 2"]
 
@@ -75,20 +75,20 @@ def test_images_are_found_in_either_of_the_published_folders(tmp_path):
 def test_bad_entries_are_refused_or_left_out(tmp_path, bad, message):
     path = write(tmp_path, [{"id": 1, "qas": [pair()]}, bad])
     with pytest.raises(DataError, match=message):
-        read_visual_genome(path, tmp_path)
+        list(read_visual_genome(path, tmp_path))
     problems = Problems("skip")
-    assert [one.question_id for one in read_visual_genome(path, tmp_path, problems=problems)] == [1]
+    assert [one.question_id for one in list(read_visual_genome(path, tmp_path, problems=problems))] == [1]
     assert problems.n_bad == 1
 
 
 @pytest.mark.parametrize("rows", [[], [{"id": 1, "qas": []}]])
 def test_a_file_without_questions_is_refused(tmp_path, rows):
     with pytest.raises(DataError, match="must have a question and has none"):
-        read_visual_genome(write(tmp_path, rows))
+        list(read_visual_genome(write(tmp_path, rows)))
 
 
 def test_real_questions_are_read(shared_data):
-    examples = read_visual_genome(shared_data / "format_samples/vg_question_answers_sample.json")
+    examples = list(read_visual_genome(shared_data / "format_samples/vg_question_answers_sample.json"))
     assert len(examples) == 3_393
     assert len({one.image_id for one in examples}) == 50
     assert (examples[0].question, examples[0].best_answer) == ("What color is the clock?", ("green", 1.0))

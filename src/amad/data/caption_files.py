@@ -1,15 +1,15 @@
 """Captions of images, read from the forms in which they are published."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amad.data.paths import inside
-from amad.data.problems import Problems, keep_present
+from amad.data.problems import Problems, iter_present
 from amad.errors import DataError
-from amad.metrics.documents import field, read_json, read_rows, rows_of
+from amad.metrics.documents import field, iter_members, iter_rows, read_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,10 @@ class CaptionExample:
 
 def read_coco_captions(
     path: Path, images: Path | None = None, split: str | None = None, problems: Problems | None = None
-) -> list[CaptionExample]:
+) -> Iterator[CaptionExample]:
     """The official COCO form, plain or .gz: ``images`` and ``annotations``, in the order of the images.
+
+    Examples come one after another; of the file only names and captions are held.
 
     A file without ``annotations`` is a test split: its examples have no captions.
 
@@ -64,57 +66,70 @@ def read_coco_captions(
             no caption; a caption is empty or its image is not listed; or the split is empty.
     """
     problems = problems or Problems()
-    document = read_json(path)
+    found: set[str] = set()
+    return _checked(_coco(path, images, split, found, problems), path, split, found, problems)
+
+
+def _coco(
+    path: Path, images: Path | None, split: str | None, found: set[str], problems: Problems
+) -> Iterator[CaptionExample]:
     listed: dict[int | str, Mapping[str, Any]] = {}
-    for i, row in enumerate(rows_of(document, path, "images")):
-        where = f"{path}, images item {i}"
-        with problems.at(path, f"images item {i}"):
-            image_id = field(row, "id", (int, str), where)
-            _refuse_twice(image_id, listed, where)
-            listed[image_id] = row
-    found = sorted({row["split"] for row in listed.values() if isinstance(row.get("split"), str)})
+    # Lists may come in any order.
+    said: list[tuple[str, int | str, str]] = []
+    has_captions = "annotations" in read_head(path)
+    counts = {"images": 0, "annotations": 0}
+    for key, row in iter_members(path, ("images",), optional=("annotations",)):
+        i, counts[key] = counts[key], counts[key] + 1
+        entry = f"images item {i}" if key == "images" else f"annotation {row.get('id', f'item {i}')}"
+        where = f"{path}, {entry}"
+        with problems.at(path, entry):
+            if key == "images":
+                image_id = field(row, "id", (int, str), where)
+                _refuse_twice(image_id, listed, where)
+                listed[image_id] = {name: row[name] for name in _OF_AN_IMAGE if name in row}
+            else:
+                image_id = field(row, "image_id", (int, str), where)
+                said.append((entry, image_id, _caption(row.get("caption"), where)))
+    found |= {row["split"] for row in listed.values() if isinstance(row.get("split"), str)}
     if split is not None and listed and not found:
         raise DataError(
             f"{path}: no image has a 'split', so {split!r} cannot be picked. Leave the split out: the file is one."
         )
-
     captions: dict[int | str, list[str]] = {}
-    has_captions = "annotations" in document
-    for i, row in enumerate(rows_of(document, path, "annotations") if has_captions else ()):
-        entry = f"annotation {row.get('id', f'item {i}')}"
+    for entry, image_id, text in said:
         with problems.at(path, entry):
-            where = f"{path}, {entry}"
-            image_id = field(row, "image_id", (int, str), where)
             if image_id not in listed:
                 raise DataError(
-                    f"{where}: a caption needs an image, but image {image_id} is not listed under 'images'. "
+                    f"{path}, {entry}: a caption needs an image, but image {image_id} is not listed under 'images'. "
                     "Remove the caption or list the image."
                 )
-            text = _caption(row.get("caption"), where)
             captions.setdefault(image_id, []).append(text)
-
-    examples = []
     for image_id, row in listed.items():
         if split is not None and row.get("split") != split:
             continue
-        entry = f"image {image_id}"
-        with problems.at(path, entry):
-            where = f"{path}, {entry}"
-            said = captions.get(image_id, [])
+        example = None
+        with problems.at(path, f"image {image_id}"):
+            where = f"{path}, image {image_id}"
+            own_captions = captions.get(image_id, [])
             if has_captions:
-                _refuse_none(said, where)
+                _refuse_none(own_captions, where)
             name = field(row, "file_name", str, where)
             own = field(row, "split", str, where) if "split" in row else None
-            examples.append(_example(name, images, image_id, said, own, where))
-    return _checked(examples, path, split, found, problems)
+            example = _example(name, images, image_id, own_captions, own, where)
+        if example is not None:
+            yield example
+
+
+_OF_AN_IMAGE = ("file_name", "split")
 
 
 def read_karpathy(
     path: Path, split: str, images: Path | None = None, problems: Problems | None = None
-) -> list[CaptionExample]:
+) -> Iterator[CaptionExample]:
     """Karpathy's form, ``dataset_coco.json``: ``images``, each with ``filename``, ``split`` and ``sentences``.
 
-    The image's id is ``cocoid`` where there is one, else ``imgid``, else the file name without its ending.
+    Examples come one after another. The image's id is ``cocoid`` where there is one, else ``imgid``, else the file
+    name without its ending.
 
     Args:
         path: The file, plain or .gz.
@@ -126,10 +141,16 @@ def read_karpathy(
         DataError: as ``read_coco_captions``.
     """
     problems = problems or Problems()
-    examples = []
-    seen: set[int | str] = set()
     found: set[str] = set()
-    for i, row in enumerate(read_rows(path, "images")):
+    return _checked(_karpathy(path, split, images, found, problems), path, split, found, problems)
+
+
+def _karpathy(
+    path: Path, split: str, images: Path | None, found: set[str], problems: Problems
+) -> Iterator[CaptionExample]:
+    seen: set[int | str] = set()
+    for i, row in enumerate(iter_rows(path, "images")):
+        example = None
         where = f"{path}, images item {i}"
         with problems.at(path, f"images item {i}"):
             own = field(row, "split", str, where)
@@ -150,16 +171,18 @@ def read_karpathy(
                     raw = sentence.get("raw") if isinstance(sentence, dict) else None
                     said.append(_caption(raw, f"{where}, sentence {j}"))
             _refuse_none(said, where)
-            examples.append(_example(name, images, image_id, said, own, where))
-    return _checked(examples, path, split, found, problems)
+            example = _example(name, images, image_id, said, own, where)
+        if example is not None:
+            yield example
 
 
 def read_blip_captions(
     path: Path, images: Path | None = None, split: str | None = None, problems: Problems | None = None
-) -> list[CaptionExample]:
+) -> Iterator[CaptionExample]:
     """BLIP's form: one list with ``image`` (a path below ``images``) and ``caption``, one string or several.
 
-    Rows of one string, as in the training file, are gathered by image, in the order of each image's first
+    Examples come one after another, when the file was read to its end; only names and captions are held. Rows of one
+    string, as in the training file, are gathered by image, in the order of each image's first
     row. The image's id is the number in its COCO file name, or of which its name consists, as BLIP takes it;
     else the file name without its ending.
 
@@ -173,9 +196,13 @@ def read_blip_captions(
         DataError: as ``read_coco_captions``; rows of several captions may list an image only once.
     """
     problems = problems or Problems()
+    return _checked(_blip(path, images, split, problems), path, split, (), problems)
+
+
+def _blip(path: Path, images: Path | None, split: str | None, problems: Problems) -> Iterator[CaptionExample]:
     gathered: dict[str, list[str]] = {}
     whole: set[str] = set()
-    for i, row in enumerate(read_rows(path)):
+    for i, row in enumerate(iter_rows(path)):
         where = f"{path}, item {i}"
         with problems.at(path, f"item {i}"):
             name = field(row, "image", str, where)
@@ -194,9 +221,9 @@ def read_blip_captions(
             gathered[name] = said
             whole.add(name)
 
-    examples = []
     names: dict[int | str, str] = {}
     for name, said in gathered.items():
+        example = None
         entry = f"image {name}"
         with problems.at(path, entry):
             image_id = _blip_id(name)
@@ -205,8 +232,9 @@ def read_blip_captions(
                     f"{path}: {names[image_id]} and {name} have the same image id {image_id}. Rename one of them."
                 )
             names[image_id] = name
-            examples.append(_example(name, images, image_id, said, split, f"{path}, {entry}"))
-    return _checked(examples, path, split, (), problems)
+            example = _example(name, images, image_id, said, split, f"{path}, {entry}")
+        if example is not None:
+            yield example
 
 
 _COCO_NUMBER = re.compile(r"(?:COCO_\w+_)?(\d+)")
@@ -246,18 +274,21 @@ def _refuse_none(said: list[str], where: str) -> None:
 
 
 def _checked(
-    examples: list[CaptionExample],
+    examples: Iterable[CaptionExample],
     path: Path,
     split: str | None,
     found: Iterable[str],
     problems: Problems,
-) -> list[CaptionExample]:
-    kept = keep_present(examples, path, problems)
-    if not kept:
+) -> Iterator[CaptionExample]:
+    """The examples whose image is there, or that have none; ``found`` has the splits of the file at the end."""
+    empty = True
+    for example in iter_present(examples, path, problems):
+        empty = False
+        yield example
+    if empty:
         which = f"split {split!r}" if split is not None else "the file"
         bad = problems.counts().get(str(path), 0)
         raise DataError(
             f"{path}: {which} must have an image with captions and has none (splits found: {sorted(found)}, "
             f"bad examples left out: {bad}). Check the file and the split."
         )
-    return kept

@@ -14,18 +14,18 @@ from typing import Any
 
 from amad.data.caption_files import CaptionExample
 from amad.data.paths import ImageFolders, fill_template
-from amad.data.problems import Problems, keep_present
+from amad.data.problems import Problems, iter_present
 from amad.data.vqa_files import Images, VqaExample, keep_questions
 from amad.errors import DataError
-from amad.metrics.documents import field, read_rows
+from amad.metrics.documents import field, iter_rows
 
 IMAGE_NAME = "{image_id}.jpg"
 
 
 def read_lxmert_captions(
     path: Path, images: Path | None = None, problems: Problems | None = None
-) -> list[CaptionExample]:
-    """The images that have captions, in the order of the file; of equal captions of an image the first.
+) -> Iterator[CaptionExample]:
+    """The images that have captions, one by one in the order of the file; of equal captions of an image the first.
 
     Args:
         path: The file, plain or .gz.
@@ -37,9 +37,17 @@ def read_lxmert_captions(
             image has a caption.
     """
     problems = problems or Problems()
-    folders = ImageFolders(None if images is None else [images])
-    examples = []
+    empty = True
+    for example in iter_present(_captioned(path, ImageFolders(images), problems), path, problems):
+        empty = False
+        yield example
+    if empty:
+        raise DataError(f"{path}: no image has a caption. Give a file that has some.")
+
+
+def _captioned(path: Path, folders: ImageFolders, problems: Problems) -> Iterator[CaptionExample]:
     for where, image_id, row in _rows(path, problems):
+        example = None
         with problems.at(path, f"image {image_id}"):
             labelled = field(row, "labelf", dict, where) if "labelf" in row else {}
             texts = field(row, "sentf", dict, where)
@@ -53,11 +61,9 @@ def read_lxmert_captions(
             if said:
                 name = fill_template(IMAGE_NAME, where, image_id=image_id)
                 captions = tuple(dict.fromkeys(said))
-                examples.append(CaptionExample(folders.find(name, where), image_id, captions, None, name))
-    kept = keep_present(examples, path, problems)
-    if not kept:
-        raise DataError(f"{path}: no image has a caption. Give a file that has some.")
-    return kept
+                example = CaptionExample(folders.find(name, where), image_id, captions, None, name)
+        if example is not None:
+            yield example
 
 
 def read_lxmert_questions(
@@ -66,8 +72,8 @@ def read_lxmert_questions(
     image_name: str = IMAGE_NAME,
     problems: Problems | None = None,
     weight: float = 1.0,
-) -> list[VqaExample]:
-    """The questions that have an answer, in the order of the file; ids are image, source and position.
+) -> Iterator[VqaExample]:
+    """The questions that have an answer, one by one in the order of the file; ids are image, source and position.
 
     Args:
         path: The file, plain or .gz.
@@ -81,9 +87,14 @@ def read_lxmert_questions(
             is not a number from 0 to 1; or no question has an answer.
     """
     problems = problems or Problems()
-    folders = ImageFolders(images)
-    examples = []
+    return keep_questions(_asked(path, ImageFolders(images), image_name, problems, weight), path, problems)
+
+
+def _asked(
+    path: Path, folders: ImageFolders, image_name: str, problems: Problems, weight: float
+) -> Iterator[VqaExample]:
     for where, image_id, row in _rows(path, problems):
+        examples = []
         with problems.at(path, f"image {image_id}"):
             texts = field(row, "sentf", dict, where)
             labelled = field(row, "labelf", dict, where) if "labelf" in row else {}
@@ -112,14 +123,15 @@ def read_lxmert_questions(
                                 weight=weight,
                             )
                         )
-    return keep_questions(examples, path, problems)
+        yield from examples
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Where each image stands, its id, and what there is of it."""
     seen: set[str] = set()
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(iter_rows(path)):
         where = f"{path}, item {number}"
+        new = None
         with problems.at(path, f"item {number}"):
             image_id = field(row, "img_id", str, where)
             if image_id in seen:
@@ -127,7 +139,9 @@ def _rows(path: Path, problems: Problems) -> Iterator[tuple[str, str, Mapping[st
                     f"{where}: every image must be listed once but {image_id} was listed before. Remove one."
                 )
             seen.add(image_id)
-            yield where, image_id, row
+            new = image_id
+        if new is not None:
+            yield where, new, row
 
 
 def _texts(texts: Mapping[str, Any], source: str, where: str) -> list[str]:

@@ -128,37 +128,6 @@ def fill_template(template: str, where: str, **values: Any) -> str:
         ) from None
 
 
-def check_present(paths: Iterable[tuple[Path, str]]) -> None:
-    """Every file is there: one directory listing per folder, not one look-up per file.
-
-    Args:
-        paths: Each file with the words that say who asks for it.
-
-    Raises:
-        DataError: naming the first missing file and how many are missing.
-    """
-    listings: dict[Path, set[str]] = {}
-    missing: dict[Path, str] = {}
-    for path, where in paths:
-        if path.parent not in listings:
-            try:
-                listings[path.parent] = set(os.listdir(path.parent))
-            except OSError as error:
-                raise DataError(
-                    f"{path.parent}: the folder of images cannot be read ({error.strerror}); {where} needs "
-                    f"{path.name} in it. Check the image folder and the file name template."
-                ) from None
-        if path.name not in listings[path.parent]:
-            missing.setdefault(path, where)
-    if missing:
-        path, where = next(iter(missing.items()))
-        raise DataError(
-            f"{path}: no such image, needed by {where} ({len(missing)} missing in all). "
-            "Check the image folder and the file name template, fetch the images, or leave such examples out: "
-            "data.on_bad_example=skip."
-        )
-
-
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to write into that becomes ``out`` when the block ends well, and disappears when it does not.

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from amad.data.caption_files import CaptionExample
 from amad.data.regions import Regions
 from amad.errors import DataError
-from amad.metrics.documents import field, read_json, rows_of
+from amad.metrics.documents import field, iter_members
 
 NamedToken = tuple[int, str]
 """The number of a visual token, which ``<vis_extra_id_number>`` names, and what is to be seen there."""
@@ -159,35 +159,37 @@ def unambiguous(placed: Sequence[NamedToken]) -> dict[GroundedTask, tuple[NamedT
 
 
 def _by_image(path: Path, grid: int) -> dict[str, dict[GroundedTask, tuple[NamedToken, ...]]]:
-    document = read_json(path)
     sizes: dict[int | str, tuple[float, float]] = {}
     stems: dict[int | str, str] = {}
-    for i, row in enumerate(rows_of(document, path, "images")):
-        where = f"{path}, images item {i}"
-        size = tuple(float(field(row, key, (int, float), where)) for key in ("width", "height"))
-        if min(size) <= 0:
-            raise DataError(
-                f"{where}: an image must have a size but is {size[0]} x {size[1]} pixels. Mend the file."
-            )
-        image_id = field(row, "id", (int, str), where)
-        sizes[image_id] = (size[0], size[1])
-        stems[image_id] = PurePosixPath(field(row, "file_name", str, where)).stem
     names: dict[int | str, str] = {}
-    for i, row in enumerate(rows_of(document, path, "categories")):
-        where = f"{path}, categories item {i}"
-        names[field(row, "id", (int, str), where)] = field(row, "name", str, where)
+    # Lists may come in any order; outlines, which are most of such a file, are not held.
+    boxes: list[tuple[str, int | str, int | str, list[Any]]] = []
+    counts = Counter[str]()
+    for key, row in iter_members(path, ("images", "categories", "annotations")):
+        where = f"{path}, {key} item {counts[key]}"
+        counts[key] += 1
+        if key == "images":
+            size = tuple(float(field(row, side, (int, float), where)) for side in ("width", "height"))
+            if min(size) <= 0:
+                raise DataError(
+                    f"{where}: an image must have a size but is {size[0]} x {size[1]} pixels. Mend the file."
+                )
+            image_id = field(row, "id", (int, str), where)
+            sizes[image_id] = (size[0], size[1])
+            stems[image_id] = PurePosixPath(field(row, "file_name", str, where)).stem
+        elif key == "categories":
+            names[field(row, "id", (int, str), where)] = field(row, "name", str, where)
+        elif not row.get("iscrowd"):
+            image_id = field(row, "image_id", (int, str), where)
+            category = field(row, "category_id", (int, str), where)
+            boxes.append((where, image_id, category, field(row, "bbox", list, where)))
     placed: dict[str, list[NamedToken]] = {}
-    for i, row in enumerate(rows_of(document, path, "annotations")):
-        if row.get("iscrowd"):
-            continue
-        where = f"{path}, annotations item {i}"
-        image_id = field(row, "image_id", (int, str), where)
-        category = field(row, "category_id", (int, str), where)
+    for where, image_id, category, box in boxes:
         if image_id not in sizes or category not in names:
             raise DataError(
                 f"{where}: image {image_id} and category {category} must be listed in the same file. Mend the file."
             )
-        token = _patch(field(row, "bbox", list, where), sizes[image_id], grid, where)
+        token = _patch(box, sizes[image_id], grid, where)
         placed.setdefault(stems[image_id], []).append((token, names[category]))
     return {stem: unambiguous(found) for stem, found in placed.items()}
 

@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from amad.data.paths import check_present, write_lines
+from amad.data.paths import write_lines
 from amad.errors import DataError
 
 Policy = Literal["raise", "skip"]
@@ -102,10 +102,10 @@ class Problems:
         write_lines(path, map(asdict, self._found))
 
 
-def keep_present(
-    examples: Sequence[PicturedExample], source: Path, problems: Problems
-) -> list[PicturedExample]:
-    """The examples whose image is there, or that have none: one directory listing per folder.
+def iter_present(
+    examples: Iterable[PicturedExample], source: Path, problems: Problems
+) -> Iterator[PicturedExample]:
+    """The examples whose image is there, or that have none, one after another: one directory listing per folder.
 
     Args:
         examples: What was read from ``source``.
@@ -113,34 +113,40 @@ def keep_present(
         problems: What to do about a missing image.
 
     Raises:
-        DataError: naming the first missing file, under ``raise``; if a folder cannot be read, always.
+        DataError: naming the first missing file and how many are missing, when all examples were read, under
+            ``raise``; if a folder cannot be read, always.
     """
-    if not problems.skips:
-        check_present(
-            (example.image, f"{source}, {example.entry}") for example in examples if example.image is not None
-        )
-        return list(examples)
     listings: dict[Path, set[str]] = {}
-    kept = []
+    missing: dict[Path, str] = {}
     for example in examples:
         path = example.image
-        if path is not None and path.parent not in listings:
-            check_folder(path.parent, source)
-            listings[path.parent] = set(os.listdir(path.parent))
-        with problems.at(source, example.entry):
-            if path is not None and path.name not in listings[path.parent]:
-                raise DataError(f"{path}: no such image, needed by {source}, {example.entry}.")
-            kept.append(example)
-    return kept
-
-
-def check_folder(folder: Path, source: Path) -> None:
-    """Refuse a folder of images that is not there.
-
-    Raises:
-        DataError: naming it and the file that names images in it.
-    """
-    if not folder.is_dir():
+        if path is not None:
+            where = f"{source}, {example.entry}"
+            if path.parent not in listings:
+                listings[path.parent] = _listed(path, where)
+            if path.name not in listings[path.parent]:
+                if not problems.skips:
+                    missing.setdefault(path, where)
+                else:
+                    with problems.at(source, example.entry):
+                        raise DataError(f"{path}: no such image, needed by {where}.")
+                continue
+        if not missing:
+            yield example
+    if missing:
+        path, where = next(iter(missing.items()))
         raise DataError(
-            f"{folder}: no such folder of images, and {source} names images in it. Check the image folder."
+            f"{path}: no such image, needed by {where} ({len(missing)} missing in all). "
+            "Check the image folder and the file name template, fetch the images, or leave such examples out: "
+            "data.on_bad_example=skip."
         )
+
+
+def _listed(path: Path, where: str) -> set[str]:
+    try:
+        return set(os.listdir(path.parent))
+    except OSError as error:
+        raise DataError(
+            f"{path.parent}: the folder of images cannot be read ({error.strerror}); {where} needs "
+            f"{path.name} in it. Check the image folder and the file name template."
+        ) from None

@@ -1,23 +1,28 @@
 """Examples in memory-mapped files: read and checked once, then shared by all processes that train on them."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, overload
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from filelock import FileLock
 
 from amad.data.paths import ImageFolders, new_folder
 from amad.data.problems import BadExample, Problems
 from amad.data.rows import Example, RowForm
-from amad.data.waiting import Advance, Wait, unseen
+from amad.data.waiting import Wait, unseen
 from amad.errors import DataError
+from amad.metrics.json_stream import watched
 
 _PORTION = 1000
+_ROWS = "rows.arrow"
 _BAD = "bad_examples.jsonl"
 
 
@@ -154,7 +159,7 @@ def stored_table(
     form: RowForm[Example],
     sources: Sequence[Path],
     how: Sequence[Any],
-    read: Callable[[Problems], list[Example]],
+    read: Callable[[Problems], Iterable[Example]],
     folders: ImageFolders,
     problems: Problems,
     wait: Wait = unseen,
@@ -181,7 +186,8 @@ def stored_table(
         contents = [(str(path), _digest(path)) for path in sources]
     except OSError:
         # Its reader says it best.
-        read(Problems())
+        for _ in read(Problems()):
+            pass
         raise
     key = json.dumps([_rules(), sorted(form.features), contents, list(how)])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "amad" / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -192,10 +198,8 @@ def stored_table(
             with FileLock(folder.with_name(f"{folder.name}.lock")):
                 if not folder.is_dir():
                     fresh = Problems(problems.policy)
-                    with wait(f"reading {sources[0].name}", 1):
-                        examples = read(fresh)
-                    with wait(f"storing {sources[0].name}", len(examples)) as advance:
-                        _store(folder, form, examples, sources[0], fresh, advance)
+                    with _shown(sources, wait):
+                        _store(folder, form, read(fresh), sources[0], fresh)
         except OSError as error:
             raise DataError(
                 f"{folder}: what was read of the data cannot be kept there ({error.strerror or error}). Set "
@@ -205,33 +209,53 @@ def stored_table(
         bad = BadExample(**json.loads(line))
         with problems.at(Path(bad.file), bad.entry):
             raise DataError(bad.message)
-    return Table(datasets.load_from_disk(str(folder)), form, sources[0], folders)
+    return Table(datasets.Dataset.from_file(str(folder / _ROWS)), form, sources[0], folders)
+
+
+@contextmanager
+def _shown(sources: Sequence[Path], wait: Wait) -> Iterator[None]:
+    """A wait for as long as it takes to read the files, by the bytes of them."""
+    total, done = sum(path.stat().st_size for path in sources), 0
+    with wait(f"reading {sources[0].name}", total) as advance:
+
+        def count(n_bytes: int) -> None:
+            nonlocal done
+            # A file may be read more than once.
+            done = min(done + n_bytes, total)
+            advance(done, total)
+
+        with watched(count):
+            yield
 
 
 def _store(
-    folder: Path,
-    form: RowForm[Example],
-    examples: list[Example],
-    source: Path,
-    problems: Problems,
-    advance: Advance,
+    folder: Path, form: RowForm[Example], examples: Iterable[Example], source: Path, problems: Problems
 ) -> None:
-    """Write under another name and rename: what an interruption leaves is never taken for a whole."""
+    """Write under another name and rename: what an interruption leaves is never taken for a whole.
+
+    Only a portion of the examples is held at a time.
+    """
+    schema = form.features.arrow_schema
     with new_folder(folder) as temporary:
-        parts = []
-        for start in range(0, len(examples), _PORTION):
-            portion = examples[start : start + _PORTION]
-            try:
-                parts.append(_table_of(form, portion))
-            except UnicodeEncodeError:
-                parts.append(_table_of(form, _of_characters(form, portion, source, problems)))
-            advance(start + len(portion), len(examples))
-        datasets.concatenate_datasets(parts).save_to_disk(str(temporary))
+        empty = True
+        with pa.OSFile(str(temporary / _ROWS), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            for portion in _portions(examples):
+                try:
+                    rows = pa.RecordBatch.from_pylist(list(map(form.row, portion)), schema=schema)
+                except UnicodeEncodeError:
+                    portion = _of_characters(form, portion, source, problems)
+                    rows = pa.RecordBatch.from_pylist(list(map(form.row, portion)), schema=schema)
+                empty = empty and not portion
+                writer.write_batch(rows)
+        if empty:
+            raise DataError(f"{source}: no example is left whose texts are of characters. Mend the file.")
         problems.write(temporary / _BAD)
 
 
-def _table_of(form: RowForm[Example], examples: Sequence[Example]) -> datasets.Dataset:
-    return datasets.Dataset.from_list([form.row(example) for example in examples], features=form.features)
+def _portions(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    remaining = iter(examples)
+    while portion := list(itertools.islice(remaining, _PORTION)):
+        yield portion
 
 
 def _of_characters(
@@ -250,8 +274,6 @@ def _of_characters(
                     "pair. Write the whole character."
                 ) from None
             kept.append(example)
-    if not kept:
-        raise DataError(f"{source}: no example is left whose texts are of characters. Mend the file.")
     return kept
 
 

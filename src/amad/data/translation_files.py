@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from amad.data.paths import inside
-from amad.data.problems import Problems, keep_present
+from amad.data.problems import Problems, iter_present
 from amad.errors import DataError
 
 
@@ -111,7 +111,7 @@ def read_multi30k(
             image = inside(images, name, where) if images is not None and name is not None else None
             examples.append(TranslationExample(texts[0], texts[1], image, line, name))
     if image_names is not None:
-        examples = keep_present(examples, image_names, problems)
+        examples = list(iter_present(examples, image_names, problems))
     if not examples:
         raise DataError(
             f"{source}: a split must have a sentence and has none ({len(files[0])} lines, {problems.n_bad} bad "

@@ -1,12 +1,13 @@
 """Visual Genome's questions, to train on beside VQA v2."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from amad.data.paths import ImageFolders, fill_template
 from amad.data.problems import Problems
 from amad.data.vqa_files import VISUAL_GENOME_WEIGHT, Images, VqaExample, keep_questions
 from amad.errors import DataError
-from amad.metrics.documents import field, read_rows
+from amad.metrics.documents import field, iter_rows
 from amad.metrics.vqa_answers import soft_scores
 
 
@@ -16,11 +17,12 @@ def read_visual_genome(
     image_name: str = "{image_id}.jpg",
     problems: Problems | None = None,
     weight: float = VISUAL_GENOME_WEIGHT,
-) -> list[VqaExample]:
+) -> Iterator[VqaExample]:
     """The official form, ``question_answers.json``, plain or .gz: per image its ``id`` and its ``qas``.
 
-    The one answer of a question is taken as certain, with score 1 in its normalised form; the weight says how
-    much less it counts than ten people's. An answer of which nothing is left when normalised has no score.
+    Examples come one after another. The one answer of a question is taken as certain, with score 1 in its normalised
+    form; the weight says how much less it counts than ten people's. An answer of which nothing is left when
+    normalised has no score.
 
     Many of its images are COCO's too, some of them in the sets that VQA v2 validates and tests on. This file does
     not say which; the ``coco_id`` of its ``image_data.json`` does.
@@ -37,12 +39,19 @@ def read_visual_genome(
             image is missing, or its name leaves the folder; or there is no question.
     """
     problems = problems or Problems()
-    folders = ImageFolders(images)
-    examples = []
+    return keep_questions(
+        _questions(path, ImageFolders(images), image_name, problems, weight), path, problems
+    )
+
+
+def _questions(
+    path: Path, folders: ImageFolders, image_name: str, problems: Problems, weight: float
+) -> Iterator[VqaExample]:
     seen_images: set[int | str] = set()
     seen_questions: set[int | str] = set()
-    for i, row in enumerate(read_rows(path)):
+    for i, row in enumerate(iter_rows(path)):
         where = f"{path}, item {i}"
+        examples = []
         with problems.at(path, f"item {i}"):
             image_id = field(row, "id", (int, str), where)
             if image_id in seen_images:
@@ -79,4 +88,4 @@ def read_visual_genome(
                             weight=weight,
                         )
                     )
-    return keep_questions(examples, path, problems)
+        yield from examples

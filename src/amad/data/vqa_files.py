@@ -1,22 +1,16 @@
 """Questions about images, and VQA v2's official files."""
 
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from amad.data.paths import ImageFolders, fill_template
-from amad.data.problems import Problems, keep_present
+from amad.data.problems import Problems, iter_present
 from amad.errors import DataError
-from amad.metrics.documents import (
-    field,
-    index_by,
-    read_json,
-    read_rows,
-    refuse_unmatched,
-    rows_of,
-)
+from amad.metrics.documents import field, iter_rows, iter_unique, read_head, refuse_unmatched
 from amad.metrics.vqa import answer_accuracy
 from amad.metrics.vqa_answers import normalise_answer, soft_scores
 
@@ -107,8 +101,11 @@ def read_vqa_v2(
     split: str | None = None,
     problems: Problems | None = None,
     weight: float = 1.0,
-) -> list[VqaExample]:
-    """The official VQA v2 form, plain or .gz, in the order of the questions file.
+) -> Iterator[VqaExample]:
+    """The official VQA v2 form, plain or .gz, in the order of the questions file, one after another.
+
+    Both files are read side by side, and of annotations only those are held whose question is still to come: none
+    where both files have one order, as the official ones.
 
     Args:
         questions: The file with ``questions``.
@@ -128,26 +125,42 @@ def read_vqa_v2(
             image is missing, or its name leaves the folder.
     """
     problems = problems or Problems()
-    folders = ImageFolders(images)
-    document = read_json(questions)
-    asked = index_by(rows_of(document, questions, "questions"), "question_id", questions)
-    answered = _annotations(annotations, questions, asked) if annotations is not None else {}
+    return keep_questions(
+        _vqa_v2(questions, annotations, ImageFolders(images), image_name, split, problems, weight),
+        questions,
+        problems,
+    )
+
+
+def _vqa_v2(
+    questions: Path,
+    annotations: Path | None,
+    folders: ImageFolders,
+    image_name: str | None,
+    split: str | None,
+    problems: Problems,
+    weight: float,
+) -> Iterator[VqaExample]:
     template = image_name or OFFICIAL_IMAGE_NAME
-    named = images is not None or image_name is not None
+    named = bool(folders.folders) or image_name is not None
     if named and split is None and "{split" in template:
-        split = _split(document.get("data_subtype"), questions)
-
-    given: dict[int | str, tuple[str, ...]] = {}
-    for question_id, row in answered.items():
-        with problems.at(annotations or questions, f"question {question_id}"):
-            given[question_id] = answers_of(row, f"{annotations}, question {question_id}")
-
+        split = _split(read_head(questions).get("data_subtype"), questions)
+    answered = None if annotations is None else Annotations(annotations, questions, problems)
     # Made once per image, not once per question.
     places: dict[int | str, tuple[str | None, Path | None]] = {}
-    examples = []
-    for question_id, row in asked.items():
-        if question_id in answered and question_id not in given:
-            continue
+    for question_id, row in iter_unique(iter_rows(questions, "questions"), "question_id", questions):
+        annotation = NO_ANNOTATION
+        if answered is not None:
+            found = answered.of(question_id)
+            if found is None:
+                continue
+            annotation = found
+            if annotation.image_id not in (None, row.get("image_id")):
+                raise DataError(
+                    f"{annotations}, question {question_id}: belongs to image {annotation.image_id} here and to image "
+                    f"{row.get('image_id')} in {questions}. Check that both files are of the same split."
+                )
+        example = None
         with problems.at(questions, f"question {question_id}"):
             where = f"{questions}, question {question_id}"
             image_id = field(row, "image_id", (int, str), where)
@@ -155,42 +168,111 @@ def read_vqa_v2(
                 name = fill_template(template, where, image_id=image_id, split=split) if named else None
                 places[image_id] = (name, None if name is None else folders.find(name, where))
             name, image = places[image_id]
-            annotation = answered.get(question_id, {})
-            answers = given.get(question_id)
-            examples.append(
-                VqaExample(
-                    question_id=question_id,
-                    image_id=image_id,
-                    question=field(row, "question", str, where),
-                    answers=answers,
-                    scores=soft_scores(answers or ()),
-                    image=image,
-                    question_type=annotation.get("question_type"),
-                    answer_type=annotation.get("answer_type"),
-                    image_name=name,
-                    weight=weight,
-                )
+            example = VqaExample(
+                question_id=question_id,
+                image_id=image_id,
+                question=field(row, "question", str, where),
+                answers=annotation.answers,
+                scores=soft_scores(annotation.answers or ()),
+                image=image,
+                question_type=annotation.question_type,
+                answer_type=annotation.answer_type,
+                image_name=name,
+                weight=weight,
             )
-    return keep_questions(examples, questions, problems)
+        if example is not None:
+            yield example
+    if answered is not None:
+        answered.finish(all_asked=True)
 
 
-def _annotations(
-    path: Path, questions: Path, asked: Mapping[int | str, Mapping[str, Any]]
-) -> dict[int | str, Mapping[str, Any]]:
-    """Annotations by question id, matched with the questions one to one."""
-    answered = index_by(read_rows(path, "annotations"), "question_id", path)
-    refuse_unmatched(
-        asked, answered, lambda one: f"{path}: has no annotation of question {one} in {questions}"
-    )
-    refuse_unmatched(answered, asked, lambda one: f"{path}: annotation {one} has no question in {questions}")
-    for question_id, row in answered.items():
-        image_id = asked[question_id].get("image_id")
-        if "image_id" in row and row["image_id"] != image_id:
-            raise DataError(
-                f"{path}, question {question_id}: belongs to image {row['image_id']} here and to image "
-                f"{image_id} in {questions}. Check that both files are of the same split."
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What VQA v2's annotations say of a question.
+
+    Attributes:
+        answers: Ten, raw; None where nothing is said.
+        question_type: As published.
+        answer_type: As published.
+        image_id: Of the image; None where the file does not say.
+    """
+
+    answers: tuple[str, ...] | None = None
+    question_type: str | None = None
+    answer_type: str | None = None
+    image_id: int | str | None = None
+
+
+NO_ANNOTATION = Annotation()
+
+
+class Annotations:
+    """VQA v2's annotations, read as far as the questions that are asked for need it.
+
+    Args:
+        path: The file with ``annotations``.
+        questions: The file that the questions are in.
+        problems: What to do about a question without ten answers.
+    """
+
+    def __init__(self, path: Path, questions: Path, problems: Problems) -> None:
+        self._path, self._questions, self._problems = path, questions, problems
+        self._rows = iter_unique(iter_rows(path, "annotations"), "question_id", path)
+        self._waiting: dict[int | str, Annotation | DataError] = {}
+        self._lacking: list[int | str] = []
+
+    @property
+    def n_held(self) -> int:
+        """Annotations that were read and whose question is still to come."""
+        return len(self._waiting)
+
+    def of(self, question_id: int | str) -> Annotation | None:
+        """The annotation of a question; None for a question to leave out.
+
+        Each question is asked for once. One that has no annotation is left out here and refused by ``finish``.
+
+        Raises:
+            DataError: if the annotation is malformed and nothing is left out.
+        """
+        while question_id not in self._waiting:
+            one, row = next(self._rows, (None, None))
+            if one is None or row is None:
+                self._lacking.append(question_id)
+                return None
+            self._waiting[one] = self._read(one, row)
+        found = self._waiting.pop(question_id)
+        if isinstance(found, Annotation):
+            return found
+        with self._problems.at(self._path, f"question {question_id}"):
+            raise found
+        return None
+
+    def _read(self, question_id: int | str, row: Mapping[str, Any]) -> Annotation | DataError:
+        try:
+            answers = answers_of(row, f"{self._path}, question {question_id}")
+        except DataError as error:
+            # Of a question that nobody asks for, nobody needs to know.
+            return error
+        # Few answers are given often: each text is held once.
+        interned = tuple(map(sys.intern, answers))
+        return Annotation(interned, row.get("question_type"), row.get("answer_type"), row.get("image_id"))
+
+    def finish(self, all_asked: bool) -> None:
+        """See that every question had its annotation, and with ``all_asked`` every annotation its question.
+
+        Raises:
+            DataError: if not.
+        """
+        refuse_unmatched(
+            self._lacking,
+            (),
+            lambda one: f"{self._path}: has no annotation of question {one} in {self._questions}",
+        )
+        if all_asked:
+            left = [*self._waiting, *(one for one, _ in self._rows)]
+            refuse_unmatched(
+                left, (), lambda one: f"{self._path}: annotation {one} has no question in {self._questions}"
             )
-    return answered
 
 
 def answers_of(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -230,15 +312,17 @@ def _split(subtype: Any, questions: Path) -> str:
     )
 
 
-def keep_questions(examples: list[VqaExample], source: Path, problems: Problems) -> list[VqaExample]:
-    """The questions of ``source`` whose image is there, or that have none.
+def keep_questions(examples: Iterable[VqaExample], source: Path, problems: Problems) -> Iterator[VqaExample]:
+    """The questions of ``source`` whose image is there, or that have none, one after another.
 
     Raises:
-        DataError: if no question is left; as ``keep_present``.
+        DataError: if there is none; as ``iter_present``.
     """
-    kept = keep_present(examples, source, problems)
-    if not kept:
+    empty = True
+    for example in iter_present(examples, source, problems):
+        empty = False
+        yield example
+    if empty:
         raise DataError(
             f"{source}: must have a question and has none (bad examples left out: {problems.n_bad}). Check the file."
         )
-    return kept

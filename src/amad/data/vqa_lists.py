@@ -1,13 +1,15 @@
 """Questions about images in one JSON list, as VL-T5's and BLIP's authors publish them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from amad.data.paths import ImageFolders, fill_template
 from amad.data.problems import Problems
 from amad.data.vqa_files import (
+    NO_ANNOTATION,
     VISUAL_GENOME_WEIGHT,
+    Annotations,
     Images,
     VqaExample,
     answers_of,
@@ -15,7 +17,7 @@ from amad.data.vqa_files import (
     ten_answers,
 )
 from amad.errors import DataError
-from amad.metrics.documents import field, index_by, read_json, read_rows, refuse_duplicates, refuse_unmatched
+from amad.metrics.documents import field, iter_rows, iter_unique, read_json, refuse_duplicates
 from amad.metrics.vqa_answers import soft_scores
 
 
@@ -26,12 +28,12 @@ def read_vlt5(
     problems: Problems | None = None,
     weight: float = 1.0,
     annotations: Path | None = None,
-) -> list[VqaExample]:
+) -> Iterator[VqaExample]:
     """VL-T5's form: one list with ``img_id``, ``sent`` and ``label``, the soft score of each answer.
 
-    ``label`` is used as it stands. It may be missing or empty: such examples have no scores. Raw ``answers``
-    are read where they are given, or taken from the official ``annotations``, so that accuracy is the official
-    one. Visual Genome's rows may have ``question`` in the place of ``sent``.
+    Examples come one after another. ``label`` is used as it stands. It may be missing or empty: such examples have
+    no scores. Raw ``answers`` are read where they are given, or taken from the official ``annotations``, so that
+    accuracy is the official one. Visual Genome's rows may have ``question`` in the place of ``sent``.
 
     Args:
         path: The file.
@@ -45,16 +47,28 @@ def read_vlt5(
         DataError: as ``read_vqa_v2``, and if a soft score is not a number from 0 to 1.
     """
     problems = problems or Problems()
-    folders = ImageFolders(images)
-    asked = index_by(read_rows(path), "question_id", path)
-    answered: Mapping[int | str, Mapping[str, Any]] = {}
-    if annotations is not None:
-        answered = index_by(read_rows(annotations, "annotations"), "question_id", annotations)
-        refuse_unmatched(
-            asked, answered, lambda one: f"{annotations}: has no annotation of question {one} in {path}"
-        )
-    examples = []
-    for question_id, row in asked.items():
+    return keep_questions(
+        _vlt5(path, ImageFolders(images), image_name, problems, weight, annotations), path, problems
+    )
+
+
+def _vlt5(
+    path: Path,
+    folders: ImageFolders,
+    image_name: str,
+    problems: Problems,
+    weight: float,
+    annotations: Path | None,
+) -> Iterator[VqaExample]:
+    answered = None if annotations is None else Annotations(annotations, path, problems)
+    for question_id, row in iter_unique(iter_rows(path), "question_id", path):
+        annotation = NO_ANNOTATION
+        if answered is not None:
+            found = answered.of(question_id)
+            if found is None:
+                continue
+            annotation = found
+        example = None
         with problems.at(path, f"question {question_id}"):
             where = f"{path}, question {question_id}"
             image_id = field(row, "img_id", str, where)
@@ -65,27 +79,26 @@ def read_vlt5(
                     raise DataError(
                         f"{where}: a soft score must be from 0 to 1 but that of {answer!r} is {score}."
                     )
-            answers = None
-            if question_id in answered:
-                answers = answers_of(answered[question_id], f"{annotations}, question {question_id}")
-            elif row.get("answers") is not None:
+            answers = annotation.answers
+            if answers is None and row.get("answers") is not None:
                 answers = answers_of(row, where)
             name = fill_template(image_name, where, image_id=image_id)
-            examples.append(
-                VqaExample(
-                    question_id=question_id,
-                    image_id=image_id,
-                    question=field(row, "sent" if "sent" in row else "question", str, where),
-                    answers=answers,
-                    scores={answer: float(score) for answer, score in label.items()},
-                    image=folders.find(name, where),
-                    question_type=row.get("question_type"),
-                    answer_type=row.get("answer_type"),
-                    image_name=name,
-                    weight=weight,
-                )
+            example = VqaExample(
+                question_id=question_id,
+                image_id=image_id,
+                question=field(row, "sent" if "sent" in row else "question", str, where),
+                answers=answers,
+                scores={answer: float(score) for answer, score in label.items()},
+                image=folders.find(name, where),
+                question_type=row.get("question_type"),
+                answer_type=row.get("answer_type"),
+                image_name=name,
+                weight=weight,
             )
-    return keep_questions(examples, path, problems)
+        if example is not None:
+            yield example
+    if answered is not None:
+        answered.finish(all_asked=False)
 
 
 def read_blip(
@@ -93,29 +106,38 @@ def read_blip(
     images: Images = None,
     problems: Problems | None = None,
     weight: float | None = None,
-) -> list[VqaExample]:
+) -> Iterator[VqaExample]:
     """BLIP's form: one list with ``image`` (a path below ``images``), ``question`` and ``answer``.
 
-    Ten answers of VQA v2 give soft scores as everywhere; the one answer of a Visual Genome row (``dataset``
-    is ``vg``) is taken as certain, score 1, at ``VISUAL_GENOME_WEIGHT`` unless ``weight`` is given. Test rows
-    have no ``answer``. ``question_id`` may be missing, as in Visual Genome, and is then the position in the
-    list, as text.
+    Examples come one after another. Ten answers of VQA v2 give soft scores as everywhere; the one answer of a Visual
+    Genome row (``dataset`` is ``vg``) is taken as certain, score 1, at ``VISUAL_GENOME_WEIGHT`` unless ``weight`` is
+    given. Test rows have no ``answer``. ``question_id`` may be missing, as in Visual Genome, and is then the position
+    in the list, as text.
 
     Raises:
         DataError: as ``read_vqa_v2``.
     """
     problems = problems or Problems()
-    folders = ImageFolders(images)
-    rows = read_rows(path)
-    ids: list[int | str] = [
-        field(row, "question_id", (int, str), f"{path}, item {i}") if "question_id" in row else f"row {i}"
-        for i, row in enumerate(rows)
-    ]
+    return keep_questions(_blip(path, ImageFolders(images), problems, weight), path, problems)
+
+
+def _blip(
+    path: Path, folders: ImageFolders, problems: Problems, weight: float | None
+) -> Iterator[VqaExample]:
     # Visual Genome counts its own questions, so ids are unique only within a data set.
-    in_sets = (f"{row.get('dataset', 'vqa')} {one}" for row, one in zip(rows, ids, strict=True))
-    refuse_duplicates(in_sets, "question_id", path)
-    examples = []
-    for row, question_id in zip(rows, ids, strict=True):
+    seen: set[str] = set()
+    repeated: list[str] = []
+    for i, row in enumerate(iter_rows(path)):
+        question_id: int | str = f"row {i}"
+        if "question_id" in row:
+            question_id = field(row, "question_id", (int, str), f"{path}, item {i}")
+        in_set = f"{row.get('dataset', 'vqa')} {question_id}"
+        if in_set in seen:
+            repeated += [in_set, in_set]
+        seen.add(in_set)
+        if repeated:
+            continue
+        example = None
         with problems.at(path, f"question {question_id}"):
             where = f"{path}, question {question_id}"
             name = field(row, "image", str, where)
@@ -129,19 +151,19 @@ def read_blip(
             elif row.get("answer") is not None:
                 answers = ten_answers(_strings(row["answer"], where), where)
                 scores = soft_scores(answers)
-            examples.append(
-                VqaExample(
-                    question_id=question_id,
-                    image_id=name,
-                    question=field(row, "question", str, where),
-                    answers=answers,
-                    scores=scores,
-                    image=folders.find(name, where),
-                    image_name=name,
-                    weight=own_weight if weight is None else weight,
-                )
+            example = VqaExample(
+                question_id=question_id,
+                image_id=name,
+                question=field(row, "question", str, where),
+                answers=answers,
+                scores=scores,
+                image=folders.find(name, where),
+                image_name=name,
+                weight=own_weight if weight is None else weight,
             )
-    return keep_questions(examples, path, problems)
+        if example is not None:
+            yield example
+    refuse_duplicates(repeated, "question_id", path)
 
 
 def read_answer_list(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amad.errors import DataError
-from amad.metrics.documents import field, index_by, read_json, read_rows, refuse_unmatched, rows_of
+from amad.metrics.documents import field, index_by, read_head, read_rows, refuse_unmatched
 from amad.metrics.ptb import INSTALL_JAVA, has_java, on_one_line, tokenize, tokenize_in_java
 
 ImageId = int | str
@@ -121,9 +121,8 @@ def read_references(path: Path) -> dict[ImageId, list[str]]:
         DataError: if the file is missing, truncated or malformed; an image is listed twice, is not listed or
             has no caption; or a caption is no string.
     """
-    document = read_json(path)
-    rows = rows_of(document, path, "annotations")
-    listed = index_by(rows_of(document, path, "images"), "id", path) if "images" in document else None
+    rows = read_rows(path, "annotations")
+    listed = index_by(read_rows(path, "images"), "id", path) if "images" in read_head(path) else None
     captions: dict[ImageId, list[str]] = {image: [] for image in listed or ()}
     for i, row in enumerate(rows):
         where = f"{path}, annotations item {i}"

@@ -4,11 +4,12 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from amad.errors import DataError
+from amad.metrics.json_stream import JsonStream, opened
 
 
 def read_json(path: Path) -> Any:
@@ -52,33 +53,117 @@ def read_bytes(path: Path, kind: str) -> bytes:
         ) from None
 
 
-def read_rows(path: Path, key: str | None = None) -> list[Mapping[str, Any]]:
-    """The list of objects that a document is, or holds under ``key``.
+def iter_rows(path: Path, key: str | None = None) -> Iterator[Mapping[str, Any]]:
+    """The objects of the list that a document is, or holds under ``key``, read one after another.
+
+    The file is never held whole, so one of any size can be read. That it is whole is known only at its end: what was
+    taken from it counts for nothing if it is refused then.
 
     Raises:
         DataError: as ``read_json``, and if the document has another form.
     """
-    return rows_of(read_json(path), path, key)
-
-
-def rows_of(document: Any, path: Path, key: str | None = None) -> list[Mapping[str, Any]]:
-    """``read_rows`` of a document that was read from ``path`` already."""
     if key is not None:
-        if not isinstance(document, dict) or key not in document:
-            found = f"an object with {sorted(document)}" if isinstance(document, dict) else _kind(document)
-            raise DataError(
-                f"{path}: must be a JSON object with a list {key!r} but is {found}. "
-                "Check that questions, annotations and results are not exchanged."
-            )
-        document = document[key]
-    if not isinstance(document, list):
-        raise DataError(f"{path}: must hold a list of objects but holds {_kind(document)}. Check the format.")
-    for position, row in enumerate(document):
+        yield from (row for _, row in iter_members(path, (key,)))
+        return
+    try:
+        with opened(path) as read:
+            stream = JsonStream(read)
+            if stream.peek() != "[":
+                raise _other_form(_kind(stream.value()), path)
+            yield from _objects(stream, path)
+            stream.finish()
+    except _UNREADABLE as error:
+        raise _unreadable(path) from error
+
+
+def iter_members(
+    path: Path, keys: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each object of the lists that a document holds under ``keys``, with its key, in the order of the file.
+
+    Args:
+        path: The file.
+        keys: Must all be there.
+        optional: Need not be there.
+
+    Raises:
+        DataError: as ``iter_rows``, and if a key is missing or occurs twice.
+    """
+    try:
+        with opened(path) as read:
+            stream = JsonStream(read)
+            if stream.peek() != "{":
+                raise _lacks(keys[0], _kind(stream.value()), path)
+            found: list[str] = []
+            for name in stream.members():
+                if name in found:
+                    raise DataError(f"{path}: has {name!r} twice. Mend the file.")
+                found.append(name)
+                if name not in keys and name not in optional:
+                    stream.skip()
+                elif stream.peek() == "[":
+                    yield from ((name, row) for row in _objects(stream, path))
+                else:
+                    raise _other_form(_kind(stream.value()), path)
+            stream.finish()
+    except _UNREADABLE as error:
+        raise _unreadable(path) from error
+    for key in keys:
+        if key not in found:
+            raise _lacks(key, f"an object with {sorted(found)}", path)
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    """What a document says beside its lists: its members, an empty list for one that is a list; {} for no object.
+
+    Raises:
+        DataError: as ``read_json``.
+    """
+    try:
+        with opened(path) as read:
+            stream = JsonStream(read)
+            if stream.peek() != "{":
+                return {}
+            return {name: stream.skip() for name in stream.members()}
+    except _UNREADABLE as error:
+        raise _unreadable(path) from error
+
+
+def read_rows(path: Path, key: str | None = None) -> list[Mapping[str, Any]]:
+    """``iter_rows`` at once."""
+    return list(iter_rows(path, key))
+
+
+_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, RecursionError)
+
+
+def _unreadable(path: Path) -> DataError:
+    """What is wrong with a file that could not be read to its end: a whole reading names the place."""
+    try:
+        read_json(path)
+    except DataError as error:
+        return error
+    return DataError(f"{path}: changed while it was read. Start again when nothing writes to it.")
+
+
+def _objects(stream: JsonStream, path: Path) -> Iterator[Mapping[str, Any]]:
+    for position, row in enumerate(stream.items()):
         if not isinstance(row, dict):
             raise DataError(
                 f"{path}: item {position} must be an object but is {_kind(row)}. Check the format."
             )
-    return document
+        yield row
+
+
+def _lacks(key: str, found: str, path: Path) -> DataError:
+    return DataError(
+        f"{path}: must be a JSON object with a list {key!r} but is {found}. "
+        "Check that questions, annotations and results are not exchanged."
+    )
+
+
+def _other_form(found: str, path: Path) -> DataError:
+    return DataError(f"{path}: must hold a list of objects but holds {found}. Check the format.")
 
 
 def field(row: Mapping[str, Any], name: str, kinds: type | tuple[type, ...], where: str) -> Any:
@@ -109,6 +194,26 @@ def index_by(rows: list[Mapping[str, Any]], key: str, source: Path) -> dict[int 
     if len(indexed) < len(rows):
         refuse_duplicates((row[key] for row in rows), key, source)
     return indexed
+
+
+def iter_unique(
+    rows: Iterable[Mapping[str, Any]], key: str, source: Path
+) -> Iterator[tuple[int | str, Mapping[str, Any]]]:
+    """The rows of ``source`` with their id, one after another.
+
+    Raises:
+        DataError: as ``index_by``; of ids that occur twice when all rows were read.
+    """
+    seen: set[int | str] = set()
+    repeated: list[int | str] = []
+    for i, row in enumerate(rows):
+        one = field(row, key, (int, str), f"{source}, item {i}")
+        if one in seen:
+            repeated.append(one)
+        elif not repeated:
+            yield one, row
+        seen.add(one)
+    refuse_duplicates([one for one in repeated for _ in range(2)], key, source)
 
 
 def refuse_duplicates(ids: Iterable[int | str], key: str, source: Path) -> None:

@@ -1,7 +1,7 @@
 """The examples of a recipe's splits, for each task."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -111,7 +111,7 @@ class Splits(ABC, Generic[Data, Example]):
         usual = VISUAL_GENOME_WEIGHT if files.format == "visual-genome" else 1.0
         weight = usual if files.weight is None else files.weight
 
-        def read(problems: Problems) -> list[VqaExample]:
+        def read(problems: Problems) -> Iterable[VqaExample]:
             match files.format:
                 case "blip":
                     return read_blip(questions, None, problems, files.weight)
@@ -131,7 +131,7 @@ class Splits(ABC, Generic[Data, Example]):
         """The images with captions that the recipe names under ``key``."""
         captions = inside(self.root, files.captions, f"{key}.captions")
 
-        def read(problems: Problems) -> list[CaptionExample]:
+        def read(problems: Problems) -> Iterable[CaptionExample]:
             if files.format == "blip":
                 return read_blip_captions(captions, problems=problems)
             if files.format == "lxmert":
@@ -152,7 +152,7 @@ class Splits(ABC, Generic[Data, Example]):
         form: RowForm[Kind],
         sources: list[Path],
         how: list[Any],
-        read: Callable[[Problems], list[Kind]],
+        read: Callable[[Problems], Iterable[Kind]],
         folders: ImageFolders,
     ) -> Table[Kind]:
         """The examples of these files that have an image or region features; whole ones, where others are left out."""
@@ -260,7 +260,7 @@ class TranslationSplits(Splits[TranslationData, TranslationExample]):
         names = inside(self.root, fill_template(data.image_names, key, split=split), key)
         folders = self._folders([data.images], "data.images")
 
-        def read(problems: Problems) -> list[TranslationExample]:
+        def read(problems: Problems) -> Iterable[TranslationExample]:
             return read_multi30k(source, target, names, problems=problems)
 
         # The list of images is what names them, and so what a bad image is told of.
