@@ -109,6 +109,7 @@ def test_a_mistake_is_refused_before_anything_is_written(amad, recipe, tmp_path)
         (("--search", "learning_rate=fast,slow"), "learning_rate"),
         (("seed=3",), "the comparison decides seed"),
         (("teacher=./gone",), "no folder ./gone"),
+        (("teacher=./gone-{seed}",), "no folder ./gone-0"),
     ):
         assert said in amad.refuse("compare", recipe, *arguments)
         assert amad.snapshot(tmp_path) == before

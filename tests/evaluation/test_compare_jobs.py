@@ -103,6 +103,17 @@ def test_where_training_evaluates_on_a_part_the_teacher_is_scored_on_it_too(desc
     assert not any("--as-validated" in line for line in whole)
 
 
+def test_where_each_seed_has_a_teacher_all_of_them_are_scored(describe, leave, tmp_path):
+    one = describe.comparison("none", "amad", recipe=describe.recipe(teacher="t-{seed}"))
+    found = [line for line in lines(one, tmp_path) if "--model" in line]
+    assert ["--model t-0 " in line for line in found] == [True, False]
+    assert ["--model t-1 " in line for line in found] == [False, True]
+    assert "teacher/seed-1/results.json" in found[1]
+    leave.evaluated(tmp_path / "teacher/seed-0", 80.0)
+    jobs = remaining(one, tmp_path).ready
+    assert [job.name for job in jobs if job.run is None] == ["teacher, seed 1"]
+
+
 def test_a_translation_has_lines_as_results(describe, tmp_path):
     data = {"root": "d", "validation": "val"}
     one = describe.comparison("none", "amad", recipe=describe.recipe(task="translation", data=data))

@@ -102,6 +102,11 @@ def test_what_an_arm_sets_itself_and_what_its_method_does_not_read_is_not_search
             {},
             "arm 'x'.*temp",
         ),
+        (
+            ["none", Arm(label="x", method="amad", overrides=("teacher=u",))],
+            {},
+            "'x' has the teacher u.* t: all",
+        ),
         (["none", "amad"], {"baseline": "mean"}, "baseline 'mean' is none of the arms none, amad"),
         (["none", "amad"], {"search": {"weight": (1, 2)}, "search_seed": 1}, "search has seed 1.*0 to 1 are"),
         (["none", "amad"], {"search": {"objectiv.attention.weight": (1, 2)}}, "applies to no arm"),
@@ -114,6 +119,17 @@ def test_what_an_arm_sets_itself_and_what_its_method_does_not_read_is_not_search
 def test_what_cannot_be_compared_is_refused(describe, arms, more, said):
     with pytest.raises(RecipeError, match=said):
         describe.comparison(*arms, **more)
+
+
+def test_each_seed_may_have_a_teacher_of_its_own(describe):
+    one = describe.comparison(
+        "none", "amad", recipe=describe.recipe(teacher="t-{seed}/m"), search={"weight": (1, 2)}
+    )
+    assert one.has_teachers
+    for arm in one.arms:
+        assert [run.recipe.teacher for run in one.runs(OUT, arm, ())] == ["t-0/m", "t-1/m"]
+    assert {trial.recipe.teacher for trial in one.trials(OUT, one.arms[1])} == {"t-100/m"}
+    assert not describe.comparison("none", "amad").has_teachers
 
 
 def test_without_anything_to_validate_on_nothing_is_compared(describe):

@@ -61,6 +61,28 @@ def test_every_figure_of_a_case_worked_by_hand(three, tmp_path):
     assert arms["amad"]["seconds"] == 11
 
 
+def test_a_seed_is_held_against_its_own_teacher(describe, leave, tmp_path):
+    one = describe.comparison("none", "amad", recipe=describe.recipe(teacher="t-{seed}"))
+    for arm, values in zip(one.arms, [(40, 60), (70, 70)], strict=True):
+        for run in one.runs(tmp_path, arm, ()):
+            value = float(values[run.seed])
+            leave.finish(run, value, reported=value, curve=[(100, value)])
+    for seed, value in enumerate((100.0, 60.0)):
+        leave.evaluated(tmp_path / f"teacher/seed-{seed}", value)
+    document = summarise(one, tmp_path, NOTHING)
+    assert document["teacher"] == 80
+    assert document["teacher_figures"] == {"0": 100, "1": 60}
+    arms = arms_of(document)
+    assert arms["none"]["share_of_teacher"] == 50 / 80
+    # 90 and 54 are to be reached.
+    assert [run["examples_to_90"] for run in document["runs"]] == [None, 100, None, 100]
+    assert "Each seed has a teacher of its own" in markdown(document)
+    (tmp_path / "runs/amad/seed-1/results.metrics.json").unlink()
+    assert arms_of(summarise(one, tmp_path, NOTHING))["amad"]["share_of_teacher"] == 70 / 100
+    (tmp_path / "teacher/seed-0/results.metrics.json").unlink()
+    assert arms_of(summarise(one, tmp_path, NOTHING))["amad"]["share_of_teacher"] is None
+
+
 def test_another_baseline_turns_the_verdict_round(three, tmp_path):
     document = summarise(three.model_copy(update={"baseline": "amad"}), tmp_path, NOTHING)
     assert [arm["verdict"] for arm in document["arms"]] == ["worse", "worse", "baseline"]

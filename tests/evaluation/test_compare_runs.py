@@ -179,3 +179,5 @@ def test_runs_that_learned_from_other_weights_are_not_compared(run):
     check_same_teacher([(run, outcome), (run, alone), (run, outcome)])
     with pytest.raises(RecipeError, match="learned from different weights"):
         check_same_teacher([(run, outcome), (run, dataclasses.replace(outcome, teacher="other"))])
+    elsewhere = dataclasses.replace(run, recipe=run.recipe.model_copy(update={"teacher": "elsewhere"}))
+    check_same_teacher([(run, outcome), (elsewhere, dataclasses.replace(outcome, teacher="other"))])

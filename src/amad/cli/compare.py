@@ -92,6 +92,9 @@ def compare(
 ) -> None:
     """Compare methods of distillation: same start, data, order, budget and teacher, several seeds, one table.
 
+    With {seed} in the path of the teacher, as in teacher=runs/teacher-{seed}/model, each seed has a teacher of its
+    own, and intervals are over teachers, too.
+
     Every run is an ordinary one, in a process of its own. The same command, or amad compare FOLDER, goes on where
     an earlier one stopped.
     """
@@ -189,7 +192,9 @@ def _check_arguments(comparison: "Comparison") -> None:
     from amad.models.load import load_empty_model
     from amad.training.run import TrainingRun
 
-    load_empty_model(str(comparison.recipe.teacher))
+    seeds = [*range(comparison.n_seeds), *([comparison.search_seed] if comparison.search else [])]
+    for teacher in dict.fromkeys(map(comparison.teacher, seeds)):
+        load_empty_model(teacher)
     for arm in comparison.arms:
         for setting in comparison.settings(arm):
             run = comparison.runs(Path(), arm, setting)[0]

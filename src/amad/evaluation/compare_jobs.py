@@ -259,8 +259,12 @@ class _Processes:
                 process.terminate()
 
 
+def teacher_folder(comparison: Comparison, folder: Path, name: str, seed: int) -> Path:
+    """Where the figures of a seed's teacher are: one folder, or one for each seed that has its own."""
+    return folder / name / f"seed-{seed}" if comparison.has_teachers else folder / name
+
+
 def _teacher_jobs(comparison: Comparison, folder: Path) -> list[Job]:
-    teacher = comparison.recipe.teacher
     recipe_file = folder / RECIPE_FILE
     _write_recipe(recipe_file, comparison.recipe)
     wanted = {TEACHER_FOLDER: comparison.report}
@@ -269,20 +273,16 @@ def _teacher_jobs(comparison: Comparison, folder: Path) -> list[Job]:
     # VL-T5's result file of translations is lines of text.
     suffix = ".txt" if comparison.recipe.task == "translation" else ".json"
     jobs = []
-    for name, arguments in wanted.items():
-        if not (folder / name / METRICS_FILE).is_file():
-            results = str(folder / name / f"results{suffix}")
-            command = (
-                "evaluate",
-                str(recipe_file),
-                *arguments,
-                "--model",
-                str(teacher),
-                "--results",
-                results,
-            )
-            log = folder / f"{name}.log"
-            jobs.append(Job(name.replace("-", " "), TEACHER, (command,), log, folder / name))
+    for seed in range(comparison.n_seeds if comparison.has_teachers else 1):
+        for name, arguments in wanted.items():
+            found = teacher_folder(comparison, folder, name, seed)
+            if not (found / METRICS_FILE).is_file():
+                results = str(found / f"results{suffix}")
+                models = ("--model", comparison.teacher(seed), "--results", results)
+                command = ("evaluate", str(recipe_file), *arguments, *models)
+                called = name.replace("-", " ") + (f", seed {seed}" if comparison.has_teachers else "")
+                log = found.with_name(f"{found.name}.log")
+                jobs.append(Job(called, TEACHER, (command,), log, found))
     return jobs
 
 

@@ -29,6 +29,7 @@ MAIN_FIGURES: dict[str, tuple[str, int]] = {
 }
 """Per task the figure that is compared, higher is better, and its decimals."""
 
+_SEED = "{seed}"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+=_-]*")
 
 
@@ -90,7 +91,7 @@ class Comparison(Section):
     """A comparison.
 
     Attributes:
-        recipe: What all arms begin from.
+        recipe: What all arms begin from. With ``{seed}`` in its teacher's path, each seed has a teacher of its own.
         arms: What is compared.
         n_seeds: Every arm runs with the seeds 0 to ``n_seeds - 1``.
         baseline: Label of the arm that the others are compared with.
@@ -142,7 +143,12 @@ class Comparison(Section):
         # Every recipe of it is made once, and refused here if it breaks a rule.
         for arm in self.arms:
             for setting in self.settings(arm):
-                self._recipe(arm, setting, 0, self.recipe.output)
+                recipe = self._recipe(arm, setting, 0, self.recipe.output)
+                if recipe.teacher != self.teacher(0):
+                    raise RecipeError(
+                        f"arm {arm.label!r} has the teacher {recipe.teacher}, and the comparison {self.teacher(0)}: "
+                        f"all arms learn from one. Make a comparison for each teacher."
+                    )
         for key in self.search:
             if not any(self.keys(arm)[key] for arm in self.arms):
                 raise RecipeError(
@@ -181,6 +187,15 @@ class Comparison(Section):
     def n_comparisons(self) -> int:
         """Intervals that hold together: one per arm beside the baseline."""
         return len(self.arms) - 1
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether each seed has a teacher of its own."""
+        return _SEED in str(self.recipe.teacher)
+
+    def teacher(self, seed: int) -> str:
+        """The teacher of a seed."""
+        return str(self.recipe.teacher).replace(_SEED, str(seed))
 
     def arm(self, label: str) -> Arm:
         """The arm of this label."""
@@ -253,7 +268,8 @@ class Comparison(Section):
             recipe = with_overrides(apply_method(self.recipe, arm.method), [*arm.overrides, *setting])
         except RecipeError as error:
             raise RecipeError(f"arm {arm.label!r}: {error}") from None
-        return recipe.model_copy(update={"seed": seed, "output": output})
+        teacher = recipe.teacher and recipe.teacher.replace(_SEED, str(seed))
+        return recipe.model_copy(update={"seed": seed, "output": output, "teacher": teacher})
 
 
 def _unread(recipe: Recipe) -> set[str]:

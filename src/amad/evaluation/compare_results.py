@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from amad.evaluation.compare_jobs import (
     Choice,
     Remaining,
     choose,
+    teacher_folder,
 )
 from amad.evaluation.compare_plan import MAIN_FIGURES, Arm, Comparison, PlannedRun
 from amad.evaluation.compare_runs import (
+    Reported,
     RunOutcome,
     check_budgets,
     check_same_data,
@@ -42,7 +44,8 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
 
     Returns:
         ``figure`` (what is compared), ``decimals``, ``baseline``, ``n_seeds``, ``n_comparisons``, ``confidence``,
-        ``teacher`` (its figure on the data that is reported), ``examples`` and ``steps`` of every run,
+        ``teacher`` (its figure on the data that is reported; the mean where each seed has its own) and
+        ``teacher_figures`` (per seed), ``examples`` and ``steps`` of every run,
         ``unfinished`` (number of runs), ``arms``, ``runs`` and ``notes``.
 
         An arm has its ``figures`` per seed, ``mean``, ``deviation``, ``share_of_teacher``, ``difference`` (mean, low,
@@ -56,9 +59,14 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
     """
     figure, decimals = MAIN_FIGURES[comparison.recipe.task]
     task = comparison.recipe.task
-    teacher = read_reported(folder / TEACHER_FOLDER, task)
-    curve_teacher = read_reported(folder / VALIDATED_FOLDER, task) if comparison.draws_other_data else teacher
-    compared = {} if teacher is None else {"the teacher": teacher}
+    teachers = _teachers(comparison, folder, TEACHER_FOLDER)
+    curve_teachers = (
+        _teachers(comparison, folder, VALIDATED_FOLDER) if comparison.draws_other_data else teachers
+    )
+    compared = {
+        f"the teacher of seed {seed}" if comparison.has_teachers else "the teacher": found
+        for seed, found in teachers.items()
+    }
     choices = {arm.label: choose(comparison, folder, arm) for arm in comparison.arms}
     outcomes: list[tuple[PlannedRun, RunOutcome]] = []
     reported: dict[str, dict[int, float]] = {arm.label: {} for arm in comparison.arms}
@@ -73,9 +81,13 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
     check_budgets(outcomes)
     check_same_teacher(outcomes)
     check_same_data(compared)
-    target = None if curve_teacher is None else TARGET_SHARE * curve_teacher.value
-    runs = [_run_row(run, outcome, reported[run.arm.label][run.seed], target) for run, outcome in outcomes]
+    targets = {seed: TARGET_SHARE * found.value for seed, found in curve_teachers.items()}
+    runs = [
+        _run_row(run, outcome, reported[run.arm.label][run.seed], targets.get(run.seed))
+        for run, outcome in outcomes
+    ]
     n_done = len(runs)
+    teacher_figures = {seed: found.value for seed, found in teachers.items()}
     return {
         "figure": figure,
         "decimals": decimals,
@@ -83,7 +95,8 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
         "n_seeds": comparison.n_seeds,
         "n_comparisons": comparison.n_comparisons,
         "confidence": CONFIDENCE,
-        "teacher": None if teacher is None else teacher.value,
+        "teacher": statistics.fmean(teacher_figures.values()) if teacher_figures else None,
+        "teacher_figures": {str(seed): value for seed, value in teacher_figures.items()},
         "examples": outcomes[0][1].examples if outcomes else None,
         "steps": outcomes[0][1].steps if outcomes else None,
         "unfinished": comparison.n_seeds * len(comparison.arms) - n_done,
@@ -94,13 +107,23 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
                 choices[arm.label],
                 reported,
                 runs,
-                None if teacher is None else teacher.value,
+                teacher_figures,
             )
             for arm in comparison.arms
         ],
         "runs": runs,
         "notes": _notes(comparison, choices, outcomes, left),
     }
+
+
+def _teachers(comparison: Comparison, folder: Path, name: str) -> dict[int, Reported]:
+    """What each seed's teacher was found to be, as far as it is known."""
+    task = comparison.recipe.task
+    found = {
+        seed: read_reported(teacher_folder(comparison, folder, name, seed), task)
+        for seed in range(comparison.n_seeds)
+    }
+    return {seed: reported for seed, reported in found.items() if reported is not None}
 
 
 def _run_row(run: PlannedRun, outcome: RunOutcome, value: float, target: float | None) -> dict[str, Any]:
@@ -123,12 +146,14 @@ def _arm_row(
     choice: Choice,
     reported: dict[str, dict[int, float]],
     runs: Sequence[dict[str, Any]],
-    teacher: float | None,
+    teachers: Mapping[int, float],
 ) -> dict[str, Any]:
     own, baseline = reported[arm.label], reported[comparison.baseline]
     own_runs = [run for run in runs if run["arm"] == arm.label]
     values = list(own.values())
     mean = statistics.fmean(values) if values else None
+    known = [teachers[seed] for seed in own if seed in teachers]
+    teacher = statistics.fmean(known) if known and len(known) == len(own) else None
     difference, verdict = None, "unfinished"
     if arm.label == comparison.baseline:
         verdict = "baseline"
@@ -186,6 +211,10 @@ def _notes(
         )
     else:
         notes.append("One seed gives no interval and no verdict.")
+    if comparison.has_teachers:
+        notes.append(
+            "Each seed has a teacher of its own, so intervals are over teachers, too. The teacher's figure is the mean."
+        )
     if outcomes:
         outcome = outcomes[0][1]
         notes.append(

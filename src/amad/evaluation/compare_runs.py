@@ -200,21 +200,21 @@ def check_budgets(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> None:
 
 
 def check_same_teacher(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> None:
-    """See that all that learned from a teacher learned from the same weights.
+    """See that all that learned from one teacher learned from the same weights.
 
     Raises:
         RecipeError: naming two runs that differ.
     """
-    seen: dict[str, PlannedRun] = {}
+    first: dict[str | None, tuple[str, PlannedRun]] = {}
     for run, outcome in outcomes:
-        if outcome.teacher is not None:
-            seen.setdefault(outcome.teacher, run)
-    if len(seen) > 1:
-        one, other = list(seen.values())[:2]
-        raise RecipeError(
-            f"{one.name} and {other.name} learned from different weights: the teacher in {one.recipe.teacher} changed "
-            "in between. Move the older runs away, so that they are run again."
-        )
+        if outcome.teacher is None:
+            continue
+        weights, one = first.setdefault(run.recipe.teacher, (outcome.teacher, run))
+        if weights != outcome.teacher:
+            raise RecipeError(
+                f"{one.name} and {run.name} learned from different weights: the teacher in {run.recipe.teacher} "
+                "changed in between. Move the older runs away, so that they are run again."
+            )
 
 
 def differing_starts(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> list[tuple[str, str]]:
