@@ -191,6 +191,30 @@ def test_reading_says_how_much_of_its_files_is_read(source):
     assert all(done <= whole == size for done, whole in told[1:])
 
 
+def test_what_a_process_left_that_was_killed_goes(source, store):
+    parts = []
+
+    def read(fresh):
+        parts.extend(store.glob(".*.part"))
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        stored_table(CAPTIONS, [source], (), read, ImageFolders(None), Problems("skip"))
+    (part,) = parts
+    part.mkdir()
+    (part / "rows.arrow").write_bytes(b"half")
+    stored_table(
+        CAPTIONS,
+        [source],
+        (),
+        lambda fresh: read_blip_captions(source, problems=fresh),
+        ImageFolders(None),
+        Problems("skip"),
+    )
+    assert not list(store.glob(".*.part"))
+
+
 def test_examples_of_bad_images_are_refused_or_left_out(source):
     table, _ = table_of(source)
     wrong = {"4.jpg": "4.jpg: not a whole image.", "8.jpg": "8.jpg: no such image."}

@@ -133,6 +133,22 @@ def test_a_split_that_cannot_be_read_off_is_asked_for(tmp_path):
             [annotation(1) | {"answers": [{"a": "red"}] * 10}],
             "an object with a string 'answer'",
         ),
+        (
+            [question(1, 5)],
+            [annotation(1, 7, answers=TEN[:9])],
+            "question 1: belongs to image 7 here and to image 5",
+        ),
+        ([question(1, 5)], [annotation(1, None)], "question 1: belongs to image None here and to image 5"),
+        (
+            [question(1)],
+            [annotation(1) | {"question_type": 5}],
+            "'question_type' must be a string but is a whole",
+        ),
+        (
+            [question(1)],
+            [annotation(1) | {"answer_type": ["a"]}],
+            "'answer_type' must be a string but is a list",
+        ),
         ([question(1, text=None)], [annotation(1)], "question 1: 'question' must be a string but is null"),
         ([{"question_id": 1, "question": "?"}], [annotation(1, None)], "question 1: has no 'image_id'"),
         ([{"image_id": 1, "question": "?"}], [], "item 0: has no 'question_id'"),

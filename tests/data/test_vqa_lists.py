@@ -117,6 +117,12 @@ def test_vlt5s_questions_take_the_ten_answers_of_the_official_file(tmp_path):
     with pytest.raises(DataError, match=r"official\.json, question 1: a question needs 10 answers but has 9"):
         list(read_vlt5(tmp_path / "karpathy_val.json", annotations=tmp_path / "official.json"))
     (tmp_path / "official.json").write_text(json.dumps({"annotations": official[2:]}))
+    # Whatever follows what is asked for: the file must be whole.
+    (tmp_path / "one.json").write_text(json.dumps(rows[:1]))
+    whole = json.dumps({"annotations": [official[1] | {"question_id": 1}, official[2]]})
+    (tmp_path / "cut.json").write_text(whole[:-2])
+    with pytest.raises(DataError, match=r"cut\.json: not valid JSON"):
+        list(read_vlt5(tmp_path / "one.json", annotations=tmp_path / "cut.json"))
     with pytest.raises(
         DataError, match=r"official\.json: has no annotation of question 1 in .*karpathy_val.*2 such"
     ):

@@ -111,7 +111,7 @@ def test_where_each_seed_has_a_teacher_all_of_them_are_scored(describe, leave, t
     assert "teacher/seed-1/results.json" in found[1]
     leave.evaluated(tmp_path / "teacher/seed-0", 80.0)
     jobs = remaining(one, tmp_path).ready
-    assert [job.name for job in jobs if job.run is None] == ["teacher, seed 1"]
+    assert [job.name for job in jobs if job.run is None] == ["the teacher, seed 1"]
 
 
 def test_a_translation_has_lines_as_results(describe, tmp_path):

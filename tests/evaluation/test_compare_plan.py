@@ -121,6 +121,19 @@ def test_what_cannot_be_compared_is_refused(describe, arms, more, said):
         describe.comparison(*arms, **more)
 
 
+@pytest.mark.parametrize(
+    ("teacher", "other", "said"),
+    [
+        ("t-0", "t-{seed}", "'x' has the teacher t-1, and the comparison t-0"),
+        ("t-{seed}", "t-0", "'x' has the teacher t-0, and the comparison t-1"),
+    ],
+)
+def test_all_arms_learn_from_one_teacher_whatever_the_seed(describe, teacher, other, said):
+    arm = Arm(label="x", method="amad", overrides=(f"teacher={other}",))
+    with pytest.raises(RecipeError, match=said):
+        describe.comparison("none", arm, recipe=describe.recipe(teacher=teacher))
+
+
 def test_each_seed_may_have_a_teacher_of_its_own(describe):
     one = describe.comparison(
         "none", "amad", recipe=describe.recipe(teacher="t-{seed}/m"), search={"weight": (1, 2)}

@@ -119,10 +119,21 @@ def test_the_place_of_a_fault_is_that_in_the_whole_file(tmp_path):
         list(iter_rows(path))
 
 
-def test_a_key_that_occurs_twice_is_refused(tmp_path):
+def test_a_document_of_many_keys_is_refused_in_a_short_sentence(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({str(i): {} for i in range(1000)}))
+    with pytest.raises(
+        DataError, match=r"a list 'rows' but is an object with \['0', .* and 980 more"
+    ) as refused:
+        list(iter_rows(tmp_path / "a.json", "rows"))
+    assert len(str(refused.value)) < 500
+
+
+def test_a_key_that_occurs_twice_is_refused_where_it_is_asked_for(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [{}], "b": 1, "a": [{}]}')
     with pytest.raises(DataError, match=r"a\.json: has 'a' twice"):
         list(iter_members(tmp_path / "a.json", ("a",)))
+    (tmp_path / "a.json").write_text('{"b": 1, "a": [{}], "b": 2}')
+    assert list(iter_members(tmp_path / "a.json", ("a",))) == [("a", {})]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])

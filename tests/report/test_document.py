@@ -148,3 +148,19 @@ def test_runs_that_go_on_tell_since_when_their_seconds_count(tmp_path):
     (run,) = page["runs"]
     assert (run["train_seconds"], run["resumed_from"]) == (12.5, "checkpoint-10")
     assert "12 s since checkpoint-10" in render(page)
+
+
+def test_teachers_of_their_own_are_shown_by_their_mean(tmp_path):
+    folders = []
+    for seed, score in enumerate((80.0, 90.0)):
+        write_run(
+            tmp_path / f"teacher-{seed}", accuracy=score, with_teacher=False, teacher=None, student=None
+        )
+        folders.append(tmp_path / f"teacher-{seed}")
+        place = str(tmp_path / f"teacher-{seed}" / "model")
+        write_run(tmp_path / f"amad-{seed}", accuracy=score - 17, seed=seed, teacher=place)
+        folders.append(tmp_path / f"amad-{seed}")
+    document = documented(*folders)
+    assert document["teacher"]["score"] == 85
+    (amad,) = [group for group in document["groups"] if not group["is_teacher"]]
+    assert (amad["n_runs"], amad["share"]) == (2, pytest.approx(100 * 68 / 85))

@@ -152,3 +152,14 @@ def test_differences_that_are_all_the_same_have_no_interval(tmp_path):
     taught = [{"seed": seed, "accuracy": 62.0 + seed} for seed in range(2)]
     ((_, _, difference),) = paired_differences(group_runs(runs(tmp_path, *alone, *taught)))
     assert difference == (2.0, None, None, 2)
+
+
+def test_where_each_seed_has_a_teacher_the_teacher_belongs_to_the_seed(tmp_path):
+    each = [{"seed": seed, "teacher": f"t-{seed}/model", "accuracy": 80.0 + seed} for seed in range(3)]
+    (group,) = group_runs(runs(tmp_path / "own", *each))
+    assert group.name == "AMAD kl"
+    assert group.score() == mean_interval([80.0, 81.0, 82.0])
+    # Another run of a seed from another seed's teacher: then it is the teachers that are compared.
+    found = group_runs(runs(tmp_path / "crossed", *each, {"seed": 0, "teacher": "t-1/model"}))
+    assert len(found) == 3
+    assert all("teacher t-" in group.name for group in found)

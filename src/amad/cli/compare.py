@@ -192,7 +192,8 @@ def _check_arguments(comparison: "Comparison") -> None:
     from amad.models.load import load_empty_model
     from amad.training.run import TrainingRun
 
-    seeds = [*range(comparison.n_seeds), *([comparison.search_seed] if comparison.search else [])]
+    searches = any(len(comparison.settings(arm)) > 1 for arm in comparison.arms)
+    seeds = [*range(comparison.n_seeds), *([comparison.search_seed] if searches else [])]
     for teacher in dict.fromkeys(map(comparison.teacher, seeds)):
         load_empty_model(teacher)
     for arm in comparison.arms:

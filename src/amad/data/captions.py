@@ -33,7 +33,7 @@ class CaptionDataset(Dataset[dict[str, Any]]):
     An image without captions has the target "" at weight 0, so it adds nothing to the loss.
 
     Args:
-        examples: What ``read_coco_captions``, ``read_karpathy`` or ``read_blip_captions`` gave.
+        examples: A table, or a list of what ``read_coco_captions``, ``read_karpathy`` or ``read_blip_captions`` gave.
         training: One item per caption.
         prompt: The text of every item.
         regions: Give region features instead of pixels; see ``Regions``.

@@ -10,6 +10,8 @@ from amad.data.regions import Regions
 from amad.errors import DataError
 from amad.metrics.documents import field, iter_members
 
+_MOST_PIXELS = 1e9
+
 NamedToken = tuple[int, str]
 """The number of a visual token, which ``<vis_extra_id_number>`` names, and what is to be seen there."""
 
@@ -169,13 +171,13 @@ def _by_image(path: Path, grid: int) -> dict[str, dict[GroundedTask, tuple[Named
         where = f"{path}, {key} item {counts[key]}"
         counts[key] += 1
         if key == "images":
-            size = tuple(float(field(row, side, (int, float), where)) for side in ("width", "height"))
-            if min(size) <= 0:
+            width, height = (field(row, side, (int, float), where) for side in ("width", "height"))
+            if not (0 < width < _MOST_PIXELS and 0 < height < _MOST_PIXELS):
                 raise DataError(
-                    f"{where}: an image must have a size but is {size[0]} x {size[1]} pixels. Mend the file."
+                    f"{where}: an image must have a size but is {width!r:.20} x {height!r:.20} pixels. Mend the file."
                 )
             image_id = field(row, "id", (int, str), where)
-            sizes[image_id] = (size[0], size[1])
+            sizes[image_id] = (float(width), float(height))
             stems[image_id] = PurePosixPath(field(row, "file_name", str, where)).stem
         elif key == "categories":
             names[field(row, "id", (int, str), where)] = field(row, "name", str, where)

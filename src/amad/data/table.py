@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -197,6 +198,9 @@ def stored_table(
             # The processes of one run come here together: one reads, the others wait and find it.
             with FileLock(folder.with_name(f"{folder.name}.lock")):
                 if not folder.is_dir():
+                    # What a process left that was killed.
+                    for left in folder.parent.glob(f".{folder.name}.*.part"):
+                        shutil.rmtree(left, ignore_errors=True)
                     fresh = Problems(problems.policy)
                     with _shown(sources, wait):
                         _store(folder, form, read(fresh), sources[0], fresh)

@@ -112,7 +112,7 @@ class VqaDataset(Dataset[dict[str, Any]]):
     the question's weight, in the place of ``target`` and ``weight``: BLIP's form. See ``VqaExample.answer_shares``.
 
     Args:
-        examples: What ``read_vqa_v2``, ``read_vlt5`` or ``read_blip`` gave.
+        examples: A table, or a list of what ``read_vqa_v2``, ``read_vlt5`` or ``read_blip`` gave.
         training: Sample targets.
         prompt: The text; ``{question}`` is replaced.
         seed: Of the sampling.

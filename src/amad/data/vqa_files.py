@@ -151,15 +151,10 @@ def _vqa_v2(
     for question_id, row in iter_unique(iter_rows(questions, "questions"), "question_id", questions):
         annotation = NO_ANNOTATION
         if answered is not None:
-            found = answered.of(question_id)
+            found = answered.of(question_id, row.get("image_id"))
             if found is None:
                 continue
             annotation = found
-            if annotation.image_id not in (None, row.get("image_id")):
-                raise DataError(
-                    f"{annotations}, question {question_id}: belongs to image {annotation.image_id} here and to image "
-                    f"{row.get('image_id')} in {questions}. Check that both files are of the same split."
-                )
         example = None
         with problems.at(questions, f"question {question_id}"):
             where = f"{questions}, question {question_id}"
@@ -194,16 +189,15 @@ class Annotation:
         answers: Ten, raw; None where nothing is said.
         question_type: As published.
         answer_type: As published.
-        image_id: Of the image; None where the file does not say.
     """
 
     answers: tuple[str, ...] | None = None
     question_type: str | None = None
     answer_type: str | None = None
-    image_id: int | str | None = None
 
 
 NO_ANNOTATION = Annotation()
+_UNSAID = object()
 
 
 class Annotations:
@@ -218,7 +212,7 @@ class Annotations:
     def __init__(self, path: Path, questions: Path, problems: Problems) -> None:
         self._path, self._questions, self._problems = path, questions, problems
         self._rows = iter_unique(iter_rows(path, "annotations"), "question_id", path)
-        self._waiting: dict[int | str, Annotation | DataError] = {}
+        self._waiting: dict[int | str, tuple[Any, Annotation | DataError]] = {}
         self._lacking: list[int | str] = []
 
     @property
@@ -226,21 +220,30 @@ class Annotations:
         """Annotations that were read and whose question is still to come."""
         return len(self._waiting)
 
-    def of(self, question_id: int | str) -> Annotation | None:
+    def of(self, question_id: int | str, image_id: Any = None) -> Annotation | None:
         """The annotation of a question; None for a question to leave out.
 
         Each question is asked for once. One that has no annotation is left out here and refused by ``finish``.
 
+        Args:
+            question_id: That of the question.
+            image_id: Its image, which must be that of the annotation if it says one; not looked at when None.
+
         Raises:
-            DataError: if the annotation is malformed and nothing is left out.
+            DataError: if the annotation is of another image, or is malformed and nothing is left out.
         """
         while question_id not in self._waiting:
             one, row = next(self._rows, (None, None))
             if one is None or row is None:
                 self._lacking.append(question_id)
                 return None
-            self._waiting[one] = self._read(one, row)
-        found = self._waiting.pop(question_id)
+            self._waiting[one] = row.get("image_id", _UNSAID), self._read(one, row)
+        its_image, found = self._waiting.pop(question_id)
+        if image_id is not None and its_image is not _UNSAID and its_image != image_id:
+            raise DataError(
+                f"{self._path}, question {question_id}: belongs to image {its_image} here and to image "
+                f"{image_id} in {self._questions}. Check that both files are of the same split."
+            )
         if isinstance(found, Annotation):
             return found
         with self._problems.at(self._path, f"question {question_id}"):
@@ -248,17 +251,19 @@ class Annotations:
         return None
 
     def _read(self, question_id: int | str, row: Mapping[str, Any]) -> Annotation | DataError:
+        where = f"{self._path}, question {question_id}"
         try:
-            answers = answers_of(row, f"{self._path}, question {question_id}")
+            # Few answers are given often: each text is held once.
+            answers = tuple(map(sys.intern, answers_of(row, where)))
+            return Annotation(
+                answers, kind_of(row, "question_type", where), kind_of(row, "answer_type", where)
+            )
         except DataError as error:
             # Of a question that nobody asks for, nobody needs to know.
             return error
-        # Few answers are given often: each text is held once.
-        interned = tuple(map(sys.intern, answers))
-        return Annotation(interned, row.get("question_type"), row.get("answer_type"), row.get("image_id"))
 
     def finish(self, all_asked: bool) -> None:
-        """See that every question had its annotation, and with ``all_asked`` every annotation its question.
+        """See that the file is whole, every question had its annotation, and with ``all_asked`` the reverse.
 
         Raises:
             DataError: if not.
@@ -268,8 +273,9 @@ class Annotations:
             (),
             lambda one: f"{self._path}: has no annotation of question {one} in {self._questions}",
         )
+        # To the end, also where nobody asks for more: the file must be whole.
+        left = [*self._waiting, *(one for one, _ in self._rows)]
         if all_asked:
-            left = [*self._waiting, *(one for one, _ in self._rows)]
             refuse_unmatched(
                 left, (), lambda one: f"{self._path}: annotation {one} has no question in {self._questions}"
             )
@@ -285,6 +291,11 @@ def answers_of(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
             f"{where}: each of 'answers' must be an object with a string 'answer'. Mend the file."
         )
     return ten_answers(strings, where)
+
+
+def kind_of(row: Mapping[str, Any], name: str, where: str) -> str | None:
+    """``question_type`` or ``answer_type`` of a row; None where nothing is published."""
+    return None if row.get(name) is None else field(row, name, str, where)
 
 
 def ten_answers(answers: tuple[str, ...], where: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from amad.data.vqa_files import (
     VqaExample,
     answers_of,
     keep_questions,
+    kind_of,
     ten_answers,
 )
 from amad.errors import DataError
@@ -90,8 +91,8 @@ def _vlt5(
                 answers=answers,
                 scores={answer: float(score) for answer, score in label.items()},
                 image=folders.find(name, where),
-                question_type=row.get("question_type"),
-                answer_type=row.get("answer_type"),
+                question_type=kind_of(row, "question_type", where),
+                answer_type=kind_of(row, "answer_type", where),
                 image_name=name,
                 weight=weight,
             )

@@ -280,7 +280,9 @@ def _teacher_jobs(comparison: Comparison, folder: Path) -> list[Job]:
                 results = str(found / f"results{suffix}")
                 models = ("--model", comparison.teacher(seed), "--results", results)
                 command = ("evaluate", str(recipe_file), *arguments, *models)
-                called = name.replace("-", " ") + (f", seed {seed}" if comparison.has_teachers else "")
+                # No label of an arm has a space.
+                called = name.replace("-", " ")
+                called = f"the {called}, seed {seed}" if comparison.has_teachers else called
                 log = found.with_name(f"{found.name}.log")
                 jobs.append(Job(called, TEACHER, (command,), log, found))
     return jobs

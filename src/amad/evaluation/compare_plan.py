@@ -143,12 +143,13 @@ class Comparison(Section):
         # Every recipe of it is made once, and refused here if it breaks a rule.
         for arm in self.arms:
             for setting in self.settings(arm):
-                recipe = self._recipe(arm, setting, 0, self.recipe.output)
-                if recipe.teacher != self.teacher(0):
-                    raise RecipeError(
-                        f"arm {arm.label!r} has the teacher {recipe.teacher}, and the comparison {self.teacher(0)}: "
-                        f"all arms learn from one. Make a comparison for each teacher."
-                    )
+                for seed in (0, 1):
+                    teacher = self._recipe(arm, setting, seed, self.recipe.output).teacher
+                    if teacher != self.teacher(seed):
+                        raise RecipeError(
+                            f"arm {arm.label!r} has the teacher {teacher}, and the comparison {self.teacher(seed)}: "
+                            f"all arms learn from one. Make a comparison for each teacher."
+                        )
         for key in self.search:
             if not any(self.keys(arm)[key] for arm in self.arms):
                 raise RecipeError(

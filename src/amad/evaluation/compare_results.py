@@ -95,7 +95,7 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
         "n_seeds": comparison.n_seeds,
         "n_comparisons": comparison.n_comparisons,
         "confidence": CONFIDENCE,
-        "teacher": statistics.fmean(teacher_figures.values()) if teacher_figures else None,
+        "teacher": _mean(list(teacher_figures.values())) if teacher_figures else None,
         "teacher_figures": {str(seed): value for seed, value in teacher_figures.items()},
         "examples": outcomes[0][1].examples if outcomes else None,
         "steps": outcomes[0][1].steps if outcomes else None,
@@ -126,6 +126,11 @@ def _teachers(comparison: Comparison, folder: Path, name: str) -> dict[int, Repo
     return {seed: reported for seed, reported in found.items() if reported is not None}
 
 
+def _mean(values: Sequence[float]) -> float:
+    """The mean; of equal values exactly that."""
+    return values[0] if len(set(values)) == 1 else statistics.fmean(values)
+
+
 def _run_row(run: PlannedRun, outcome: RunOutcome, value: float, target: float | None) -> dict[str, Any]:
     return {
         "arm": run.arm.label,
@@ -153,7 +158,7 @@ def _arm_row(
     values = list(own.values())
     mean = statistics.fmean(values) if values else None
     known = [teachers[seed] for seed in own if seed in teachers]
-    teacher = statistics.fmean(known) if known and len(known) == len(own) else None
+    teacher = _mean(known) if known and len(known) == len(own) else None
     difference, verdict = None, "unfinished"
     if arm.label == comparison.baseline:
         verdict = "baseline"

@@ -94,12 +94,13 @@ def iter_members(
             stream = JsonStream(read)
             if stream.peek() != "{":
                 raise _lacks(keys[0], _kind(stream.value()), path)
-            found: list[str] = []
+            found: set[str] = set()
             for name in stream.members():
-                if name in found:
+                asked = name in keys or name in optional
+                if asked and name in found:
                     raise DataError(f"{path}: has {name!r} twice. Mend the file.")
-                found.append(name)
-                if name not in keys and name not in optional:
+                found.add(name)
+                if not asked:
                     stream.skip()
                 elif stream.peek() == "[":
                     yield from ((name, row) for row in _objects(stream, path))
@@ -110,7 +111,8 @@ def iter_members(
         raise _unreadable(path) from error
     for key in keys:
         if key not in found:
-            raise _lacks(key, f"an object with {sorted(found)}", path)
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise _lacks(key, f"an object with {sorted(found)[:_NAMED]}{more}", path)
 
 
 def read_head(path: Path) -> dict[str, Any]:
@@ -134,6 +136,7 @@ def read_rows(path: Path, key: str | None = None) -> list[Mapping[str, Any]]:
     return list(iter_rows(path, key))
 
 
+_NAMED = 20
 _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, RecursionError)
 
 

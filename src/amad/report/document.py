@@ -3,12 +3,13 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from amad.errors import DataError
 from amad.intervals import Interval, mean_interval
 from amad.report.examples import read_examples
-from amad.report.groups import DATA_PLACES, Group, group_runs, paired_differences
+from amad.report.groups import DATA_PLACES, Group, group_runs, have_own_teachers, paired_differences
 from amad.report.run import ALIGNMENT_FIGURES, SCORES, Place, Run
 from amad.report.thinning import evenly
 
@@ -101,15 +102,31 @@ def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
     """What is known of the teacher, if all runs have the same, with the best ``score`` that is known.
 
     That is one on the whole validation set, from a run or from the teacher's own run; else one on a sample, with
-    ``low``, ``high`` and ``items``, of the run that comes first.
+    ``low``, ``high`` and ``items``, of the run that comes first. Where each seed has a teacher of its own, what is
+    known of the first, with the mean of the scores if all have one on the whole set.
     """
-    places = {str(run.recipe["teacher"]) for run in runs if run.recipe.get("teacher")}
-    if len(places) != 1:
+    places = list(dict.fromkeys(str(run.recipe["teacher"]) for run in runs if run.recipe.get("teacher")))
+    if len(places) > 1 and not have_own_teachers(runs):
         return None
+    found = [
+        _one_teacher([run for run in runs if run.recipe.get("teacher") == place], runs) for place in places
+    ]
+    if len(found) < 2:
+        return (found[0] if found else None) or None
+    scores = [one["score"] for one in found if "score" in one and "sample" not in one]
+    first = {key: value for key, value in found[0].items() if key not in _SCORED}
+    return (first | {"score": fmean(scores)} if len(scores) == len(found) else first) or None
+
+
+_SCORED = ("score", "low", "high", "sample")
+
+
+def _one_teacher(learned: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
+    """What is known of the teacher that these runs have."""
     found: dict[str, Any] = {}
-    for run in runs:
+    for run in learned:
         found = run.models.get("teacher", {}) | found
-    own = next((run for run in runs if _is_teacher(run, runs)), None)
+    own = next((run for run in runs if _is_teacher(run, learned)), None)
     if own is not None and own.score is not None:
         found = own.trained | found | {"score": own.score}
     if "score" not in found and "sample_score" in found:
@@ -119,7 +136,7 @@ def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
             "high": found["sample_high"],
             "sample": found["sample_items"],
         }
-    return found or None
+    return found
 
 
 def _is_teacher(run: Run, runs: Sequence[Run]) -> bool:

@@ -55,8 +55,11 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Runs by method, in the order in which the methods first appear."""
     groups: dict[str, list[Run]] = {}
     settings: dict[str, dict[str, Any]] = {}
+    own_teachers = have_own_teachers(runs)
     for run in runs:
         found = _settings(run)
+        if own_teachers:
+            found.pop("teacher", None)
         key = repr(sorted(found.items(), key=str))
         groups.setdefault(key, []).append(run)
         settings[key] = found
@@ -64,6 +67,15 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         Group(_name(groups[key][0], settings[key], [settings[one] for one in groups]), groups[key])
         for key in groups
     ]
+
+
+def have_own_teachers(runs: Sequence[Run]) -> bool:
+    """Whether there are several teachers, one for each seed: then the teacher belongs to the seed."""
+    pairs = {
+        (run.recipe.get("seed"), str(run.recipe["teacher"])) for run in runs if run.recipe.get("teacher")
+    }
+    n_seeds, n_teachers = (len(set(one)) for one in zip(*pairs, strict=True)) if pairs else (0, 0)
+    return n_seeds == n_teachers == len(pairs) > 1
 
 
 def paired_differences(groups: Sequence[Group]) -> list[tuple[Group, Group, Interval]]:
