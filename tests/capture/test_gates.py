@@ -74,6 +74,18 @@ def test_a_gate_per_sample_touches_its_sample_only(zoo):
     assert not torch.allclose(changed[1], whole[1], atol=1e-4)
 
 
+def test_windows_of_a_sample_have_its_gate(zoo):
+    model, batch, sites = build(zoo, "swin")
+    key = SiteKey("vision.self", 0)
+    gate = torch.ones(2, sites[key].n_heads)
+    gate[1] = 0
+    whole = logits(model, batch)
+    with gated(sites, {key: gate}):
+        changed = logits(model, batch)
+    torch.testing.assert_close(changed[0], whole[0])
+    assert not torch.allclose(changed[1], whole[1], atol=1e-4)
+
+
 def test_inner_gates_count_and_outer_ones_come_back(zoo):
     model, batch, sites = build(zoo, "t5")
     key = SiteKey("encoder.self", 0)

@@ -57,6 +57,19 @@ def test_the_map_is_the_one_that_torch_returns(case, kwargs):
     assert max(self_check(model, sites, batch).values()) < 1e-6
 
 
+def test_tokens_of_another_type_than_the_weights_are_projected_in_that_of_the_weights():
+    """As under mixed precision, where a linear layer before the site gives halves."""
+    model = Model()
+    batch = inputs(model)
+    sites = find_sites(model)
+    with Recorder(model, sites) as recorder:
+        with torch.autocast("cpu", torch.bfloat16):
+            model(**{name: value.bfloat16() for name, value in batch.items()})
+        record = recorder.take()[sites[0].key]
+    model(**batch)
+    torch.testing.assert_close(record.rows().float(), model.maps, atol=0.02, rtol=0)
+
+
 def test_gradients_reach_the_projections():
     model = Model()
     batch = inputs(model)

@@ -113,6 +113,19 @@ def test_a_cross_attention_recorded_alone_asks_the_batch(zoo):
     assert torch.equal(first(found, "decoder.cross").query_keep, batch["attention_mask"].bool())
 
 
+def test_a_prompt_that_the_model_puts_before_the_labels_is_real(zoo):
+    model, batch = zoo.build("t5")
+    labels = batch["labels"].clone()
+    labels[1, 3:] = -100
+    sites = [site for site in find_sites(model) if site.key.stack == "decoder.cross"]
+    longer = torch.cat([zoo.words(2), labels.clamp(min=0)], 1)
+    with torch.no_grad(), Recorder(model, sites) as recorder:
+        model(**{name: value for name, value in batch.items() if name != "labels"}, decoder_input_ids=longer)
+        found = recorder.take(batch | {"labels": labels})
+    expected = torch.cat([torch.ones(2, 2, dtype=torch.bool), labels != -100], 1)
+    assert all(torch.equal(record.query_keep, expected) for record in found.values())
+
+
 @pytest.mark.parametrize(
     ("name", "layout"),
     [

@@ -358,7 +358,8 @@ def test_pairs_are_averaged_with_their_weights():
     records = {SITE: plain.make_record(2, seed=1), other: plain.make_record(2, seed=2)}
     teachers = {SITE: plain.make_record(3, seed=3)}
     pairs = [SitePair(SITE, SITE, 2.0), SitePair(other, SITE, 0.5), SitePair(other, SITE, 0.0)]
-    found = AttentionAlignment(pairs)(Captured(None, records), Captured(None, teachers), NO_TARGETS)
+    targets = Targets(torch.zeros(2, 1, dtype=torch.long))
+    found = AttentionAlignment(pairs)(Captured(None, records), Captured(None, teachers), targets)
     one, two = (losses(term("kl"), records[key], teachers[SITE]).sum() for key in (SITE, other))
     torch.testing.assert_close(found.total.double(), (2.0 * one + 0.5 * two) / 3)
     assert found.unit == "sample"

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    SwinConfig,
+    SwinForImageClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from amad.axes import SiteKey
 from amad.capture.gates import gated
@@ -132,6 +139,48 @@ def test_progress_counts_forward_passes():
     seen = []
     head_importance(model, sites, batches, on_progress=lambda done, whole: seen.append((done, whole)))
     assert seen[-1] == (2 * (1 + 8), 2 * (1 + 8))
+
+
+def small_llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=4, intermediate_size=16
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("estimate", ["ablation", "gradient"])
+def test_the_loss_of_a_causal_model_is_that_of_the_next_word(estimate):
+    model = small_llama()
+    ids = torch.randint(1, 40, (3, 7))
+    found = head_importance(model, find_sites(model), [{"input_ids": ids, "labels": ids}], estimate=estimate)
+    with torch.no_grad():
+        assert found.loss == pytest.approx(float(model(input_ids=ids, labels=ids).loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("estimate", ["ablation", "gradient"])
+def test_a_classifier_of_images_whose_attention_is_over_windows(estimate):
+    torch.manual_seed(0)
+    config = SwinConfig(
+        image_size=32,
+        patch_size=2,
+        embed_dim=16,
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=4,
+        num_labels=5,
+    )
+    model = SwinForImageClassification(config).eval()
+    batch = {"pixel_values": torch.randn(3, 3, 32, 32), "labels": torch.tensor([0, 2, 4])}
+    sites = find_sites(model)
+    found = head_importance(model, sites, [batch], estimate=estimate)
+    with torch.no_grad():
+        assert found.loss == pytest.approx(float(model(**batch).loss), rel=1e-5)
+    one_by_one = [{name: value[i : i + 1] for name, value in batch.items()} for i in range(3)]
+    again = head_importance(model, sites, one_by_one, estimate=estimate)
+    for key, heads in found.heads.items():
+        torch.testing.assert_close(heads, again.heads[key], rtol=1e-3, atol=1e-6)
+        assert heads.any()
 
 
 def test_no_example_is_refused():

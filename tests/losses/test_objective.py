@@ -239,3 +239,11 @@ def test_counts_leave_the_first_label_out_where_labels_are_shifted():
     targets = Targets(torch.tensor([[1, 2, -100], [3, -100, -100]]))
     assert Counts.of(targets) == (3, 2)
     assert Counts.of(targets, targets, shift_labels=True) == (2, 4)
+
+
+def test_windows_of_a_sample_count_as_one():
+    targets = Targets(torch.zeros(2, 1, dtype=torch.long))
+    assert targets.sum_over_samples(torch.tensor([1.0, 2.0])) == 3
+    assert targets.sum_over_samples(torch.tensor([1.0, 2.0, 3.0, 10.0, 20.0, 30.0])) == 22
+    with pytest.raises(ShapeError, match="3 losses belong neither to the 2 samples"):
+        targets.sum_over_samples(torch.ones(3))

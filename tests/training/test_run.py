@@ -72,6 +72,7 @@ def run_of(tree, with_teacher=False):
     [
         ({"drop_path_rate": 0.1}, "drop_path_rate is that of BLIP's vision part, and the model is a VLT5"),
         ({"metric_for_best_model": "acuracy"}, "'acuracy' is not: did you mean 'accuracy'"),
+        ({"metric_for_best_model": "loss_task"}, "'loss_task' is not"),
         ({"metric_for_best_model": "accuracy+Bleu_4"}, "'Bleu_4' is not"),
     ],
 )

@@ -107,6 +107,43 @@ def test_a_checkpoint_is_the_ordinary_student_with_the_objective_beside_it(tmp_p
     assert not hasattr(trainer.model, OBJECTIVE)
 
 
+class Copies(TrainerCallback):
+    """Saves the model in its own way, as trackers do."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        model.save_pretrained(Path(args.output_dir) / "copy")
+
+
+def test_whoever_saves_the_student_meanwhile_saves_the_student_alone(tmp_path):
+    trainer = toy.trainer(tmp_path, variant="projected")
+    trainer.add_callback(Copies())
+    trainer.train()
+    saved = load_file(tmp_path / "copy" / "model.safetensors")
+    assert not [name for name in saved if OBJECTIVE in name]
+    assert not trainer.model._state_dict_hooks
+
+
+def test_no_model_keeps_keys_and_values_for_a_next_token(tmp_path):
+    trainer = toy.trainer(tmp_path, check_capture=False)
+    kept = []
+    for model in (trainer.model, trainer.teacher):
+        model.decoder.register_forward_hook(lambda module, args, output: kept.append(output.past_key_values))
+    trainer.train()
+    assert len(kept) >= 2
+    assert not any(one is not None for one in kept)
+
+
+def test_columns_that_are_removed_for_training_are_removed_for_the_check_of_capture(tmp_path):
+    rows = [{**row, "text": "a cat"} for row in rows_of_sentences()]
+    trainer = toy.trainer(tmp_path, remove_unused_columns=True)
+    trainer.train_dataset = datasets.Dataset.from_list(rows)
+    trainer.data_collator = lambda batch: {
+        name: torch.tensor([row[name] for row in batch]) for name in batch[0]
+    }
+    trainer.train()
+    assert all(map(parts_add_up, training_logs(trainer)))
+
+
 def test_the_teacher_is_frozen_and_stays_as_it_was(tmp_path):
     teacher = toy.t5(4, 2, 32, seed=1)
     before = toy.weights(teacher)

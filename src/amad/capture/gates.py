@@ -15,7 +15,9 @@ from amad.capture.sites import Site
 from amad.errors import CaptureError, ShapeError
 
 Gate = Float[Tensor, "#batch head"]
-"""The factor of each head, for each sample or for all alike: 1 leaves it as it is, 0 silences it."""
+"""The factor of each head, for each sample or for all alike: 1 leaves it as it is, 0 silences it.
+
+Where a site has several rows for each sample, as Swin's windows, they have the sample's."""
 
 GATED_BACKENDS = frozenset({"interface", "projections"})
 """Back-ends whose sites show the output of each head before heads are mixed."""
@@ -77,5 +79,5 @@ def _scale_input(gate: Gate, module: nn.Module, args: tuple[Any, ...]) -> tuple[
 def _scale(context: Float[Tensor, "batch query feature"], gate: Gate) -> Float[Tensor, "batch query feature"]:
     """The features of a head lie together."""
     heads = context.reshape(*context.shape[:-1], gate.shape[-1], -1)
-    scaled: Tensor = heads * gate.to(context.dtype)[:, None, :, None]
+    scaled: Tensor = heads * interface.gate_rows(gate, heads)[:, None, :, None]
     return scaled.flatten(-2)

@@ -88,6 +88,12 @@ def attach_gate(module: Any, gate: Tensor) -> Callable[[], None]:
     return detach
 
 
+def gate_rows(gate: Tensor, heads: Tensor) -> Tensor:
+    """The gate of each row of a site's batch, where a sample has several, one after the other: windows, as in Swin."""
+    gate = gate.to(heads.dtype)
+    return gate if len(gate) == 1 else gate.repeat_interleave(len(heads) // len(gate), 0)
+
+
 def install() -> None:
     """Wrap the registered attention functions, once. Modules without a sink pass through."""
     for implementation, function in list(AttentionInterface._global_mapping.items()):
@@ -134,7 +140,7 @@ def _call(
     result = function(module, query, key, value, attention_mask, *args, **kwargs)
     gate = getattr(module, _GATE, None)
     if gate is not None:
-        result = (result[0] * gate.to(result[0].dtype)[:, None, :, None], *result[1:])
+        result = (result[0] * gate_rows(gate, result[0])[:, None, :, None], *result[1:])
     sinks = getattr(module, _SINKS, None)
     valued = getattr(module, _VALUED, None)
     witnesses = getattr(module, _WITNESSES, None)

@@ -94,7 +94,8 @@ def _project(module: nn.MultiheadAttention, call: MultiheadCall, role: str) -> T
     else:
         weight = getattr(module, f"{role[0]}_proj_weight")
     bias = None if module.in_proj_bias is None else module.in_proj_bias[rows]
-    tokens = _batch_first(module, call.arguments[role])
+    # Under mixed precision they may have another type than the weights.
+    tokens = _batch_first(module, call.arguments[role]).to(weight.dtype)
     projected = functional.linear(tokens, weight, bias)
     return projected.reshape(*tokens.shape[:2], module.num_heads, -1).transpose(1, 2)
 

@@ -48,7 +48,8 @@ class Tokens:
 
         A token is padding if it may not attend itself although a mask is given. In a decoder that has its own
         input, ``decoder_attention_mask`` of the batch says it too, or else labels of -100, if there are as
-        many labels as queries. A cross-attention asks what the self-attention of its part says.
+        many labels as queries; or fewer, where the model itself puts a prompt before them and nothing else says
+        anything. A cross-attention asks what the self-attention of its part says.
 
         Args:
             record: The record in question.
@@ -64,6 +65,9 @@ class Tokens:
             said = batch.get("decoder_attention_mask")
             if said is None and isinstance(labels := batch.get("labels"), Tensor):
                 said = labels != -100
+                n_before = record.n_queries - said.shape[-1]
+                if keep is None and said.ndim == 2 and n_before > 0 and "decoder_input_ids" not in batch:
+                    said = torch.nn.functional.pad(said, (n_before, 0), value=True)
         elif (own is None or own.probabilities is not None) and part in ("text", "decoder", "encoder"):
             # Where only the map is known, rows of padding may look like any other.
             said = batch.get("attention_mask")

@@ -18,6 +18,8 @@ from amad.ops.attention_gram import AttentionGram, attention_gram
 from amad.ops.fused import Operators, fused_loss
 from amad.ops.resampling import common_dtype
 
+_TINY = 1e-30
+
 
 class AlignedAttention(PairTerm):
     """Each teacher head is compared with its own mixture of student heads, by the weights a_ij of a subclass.
@@ -52,7 +54,8 @@ class AlignedAttention(PairTerm):
 
             sum_i c_i loss_i,    c_i = Ht max(I_i, 0) / sum_l max(I_l, 0)
 
-        so that the weights of a site sum to its number of heads, as without. Ours, beyond the paper.
+        so that the weights of a site sum to its number of heads, as without. Where some heads teach nobody, Ht and the
+        sum are over those that do. Ours, beyond the paper.
 
         Args:
             importance: I of every head of the teacher's sites; see :mod:`amad.losses.importance`.
@@ -98,14 +101,24 @@ class AlignedAttention(PairTerm):
         alignment = alignment.masked_fill(~taught[..., None], 1 / alignment.shape[-1])
         is_mse = self.variant == "mse"
         values = mixture_distance(operators.gram(), alignment) if is_mse else operators.kl(alignment)
-        return self._sum_over_heads(pair, values.masked_fill(~taught, 0.0))
+        return self._sum_over_heads(pair, values.masked_fill(~taught, 0.0), taught)
 
     def _sum_over_heads(
-        self, pair: SitePair, values: Float[Tensor, "batch teacher"]
+        self,
+        pair: SitePair,
+        values: Float[Tensor, "batch teacher"],
+        taught: Bool[Tensor, "#batch teacher"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """The sum over the teacher's heads, each by its weight."""
+        """The sum over the teacher's heads, each by its weight; all teach where ``taught`` is None."""
         weights = self.head_weights.get(pair.teacher)
-        return values.sum(-1) if weights is None else (values * weights.to(values)).sum(-1)
+        if weights is None:
+            return values.sum(-1)
+        weights = weights.to(values)
+        if taught is not None:
+            weights = weights * taught
+            # Zero where none of those that teach is worth anything: there is nothing to learn from them.
+            weights = weights * taught.sum(-1, keepdim=True) / weights.sum(-1, keepdim=True).clamp(min=_TINY)
+        return (values * weights).sum(-1)
 
     @torch.no_grad()
     def diagnose(self, student: Captured, teacher: Captured) -> dict[SitePair, AlignmentFigures]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from amad.axes import SiteKey
 from amad.capture.gates import GATED_BACKENDS, gated
@@ -16,6 +17,7 @@ from amad.data.collate import FOR_THE_LOSS
 from amad.errors import CaptureError
 from amad.losses.objective import Captured, Counts, Targets
 from amad.losses.task import TaskLoss
+from amad.models.labels import predicts_next
 
 Estimate = Literal["ablation", "gradient"]
 """Silence one head after another, or look at the loss's slope in every head's gate at once."""
@@ -66,7 +68,8 @@ def head_importance(
         sites: Sites of the model; those of other back-ends than :data:`~amad.capture.gates.GATED_BACKENDS` are refused.
         batches: Inputs with labels, on the model's device.
         estimate: Which of the two.
-        task: The loss, for its label shift, its weights and its smoothing; plain cross entropy when None.
+        task: The loss, for its label shift, its weights and its smoothing; plain cross entropy when None, of the next
+            label where the model predicts that.
         on_progress: Called with forward passes done and in all.
 
     Raises:
@@ -81,9 +84,10 @@ def head_importance(
                 f"{site.key} ({site.name}) is recorded by the back-end {site.backend}, where heads cannot be silenced "
                 f"one by one. Leave its stack out."
             )
-    task = task or TaskLoss()
+    if task is None:
+        task = TaskLoss(shift_labels=isinstance(model, PreTrainedModel) and predicts_next(model))
     targets = [
-        Targets(batch["labels"], batch.get("label_weights"), row_counts=batch.get("answer_counts"))
+        Targets(_rows(batch["labels"]), batch.get("label_weights"), row_counts=batch.get("answer_counts"))
         for batch in kept
     ]
     tokens = max(float(Counts.of(*targets, shift_labels=task.shift_labels).tokens), 1.0)
@@ -91,6 +95,11 @@ def head_importance(
     with _frozen(model):
         heads, loss = measure(model, sites, kept, targets, task, on_progress)
     return HeadImportance({key: value / tokens for key, value in heads.items()}, loss / tokens)
+
+
+def _rows(labels: Tensor) -> Tensor:
+    """Labels of a classifier are rows of one."""
+    return labels[:, None] if labels.ndim == 1 else labels
 
 
 Measured = tuple[dict[SiteKey, Tensor], float]

@@ -65,16 +65,20 @@ class Targets:
     def sum_over_samples(self, losses: Float[Tensor, " one"]) -> Float[Tensor, ""]:
         """The sum of losses of samples; of losses of rows, the sum over samples of the mean over their rows.
 
+        Of losses of windows, as in Swin, the sum over samples of the mean over their windows, which follow one another.
+
         Raises:
-            ShapeError: if there is neither one loss per sample nor one per row.
+            ShapeError: if there are neither as many losses as samples or rows, nor equally many for each sample.
         """
-        if self.row_counts is None or len(losses) == self.n_samples:
+        if len(losses) == self.n_samples:
             return losses.sum()
-        if len(losses) != len(self.labels):
-            raise ShapeError(
-                f"{len(losses)} losses belong neither to the {self.n_samples} samples of a batch nor to its "
-                f"{len(self.labels)} rows of labels. Give one per sample or per row."
-            )
+        if self.row_counts is None or len(losses) != len(self.labels):
+            if len(losses) % self.n_samples or not len(losses):
+                raise ShapeError(
+                    f"{len(losses)} losses belong neither to the {self.n_samples} samples of a batch nor to its "
+                    f"{len(self.labels)} rows of labels. Give one per sample or per row, or equally many per sample."
+                )
+            return losses.reshape(self.n_samples, -1).mean(1).sum()
         return (losses / self.row_counts.repeat_interleave(self.row_counts)).sum()
 
 

@@ -35,7 +35,8 @@ class OneToOne(AlignedAttention):
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         if self.variant == "scores":
-            return self._sum_over_heads(pair, score_distance(student, teacher))
+            taught = torch.arange(teacher.n_heads, device=teacher.query.device) < student.n_heads
+            return self._sum_over_heads(pair, score_distance(student, teacher), taught[None])
         return super()._loss(pair, student, teacher)
 
     def align(

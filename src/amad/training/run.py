@@ -237,10 +237,14 @@ class TrainingRun:
         self.parts.check_sight()
         check_stochastic_depth(self.parts.model, self.arguments.drop_path_rate)
         terms = [name for name, term in self.recipe.objective if term is not None]
+        generates = (
+            self._scores_texts and self.arguments.predict_with_generate and self.parts.model.can_generate()
+        )
         known = [
             "loss",
             *self.parts.task.figures,
-            *(f"{what}_{term}" for term in terms for what in ("loss", "share")),
+            # Where answers are generated, no loss is computed.
+            *(f"{what}_{term}" for term in terms for what in ("loss", "share") if not generates),
         ]
         for part in (self.arguments.metric_for_best_model or "loss").split("+"):
             if part.removeprefix("eval_") not in known:

@@ -1,6 +1,7 @@
 """The Hugging Face trainer with a teacher."""
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -146,9 +147,23 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         with stochastic_depth(student, self.args.drop_path_rate):
             student.add_module(OBJECTIVE, self.objective.to(self.args.device))
             try:
-                return super().train(*args, **kwargs)
+                with self._hidden_from_others(student):
+                    return super().train(*args, **kwargs)
             finally:
                 delattr(student, OBJECTIVE)
+
+    @contextlib.contextmanager
+    def _hidden_from_others(self, student: nn.Module) -> Iterator[None]:
+        """Let whoever saves the student meanwhile, such as a callback, save the student alone."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            # They hand the whole state to _save, which takes the objective out of it.
+            yield
+            return
+        hook = student.register_state_dict_post_hook(_without_objective)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> LRScheduler:
         """As ``Trainer``, at the interval that the arguments name."""
@@ -189,7 +204,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             examples = first_examples(self.train_dataset, 2)
             if not examples:
                 raise CaptureError("recorded attention is verified on training examples, and there are none.")
-            batch = self.data_collator(examples)
+            batch = self._get_collator_with_removed_columns(self.data_collator)(examples)
         labels_of(batch)
         batch = self._model_inputs(self._prepare_inputs(batch))
         sites = {"student": (self.model, self.student_sites)}
@@ -253,6 +268,9 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if shift is not None and "decoder_input_ids" not in chosen:
             chosen["decoder_input_ids"] = shift(labels=chosen.pop("labels"))
+        if "use_cache" in inspect.signature(model.forward).parameters:
+            # Keys and values of all layers, for a next token that nobody asks for.
+            chosen.setdefault("use_cache", False)
         return chosen
 
     # ------------------------------------------------------------------ counts
@@ -428,9 +446,12 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
-        if state_dict is None:
-            state_dict = self.accelerator.unwrap_model(self.model).state_dict()
         prefix = f"{OBJECTIVE}."
+        if state_dict is None:
+            student = self.accelerator.unwrap_model(self.model)
+            state_dict = dict(student.state_dict())
+            if hasattr(student, OBJECTIVE):
+                state_dict |= {prefix + name: value for name, value in self.objective.state_dict().items()}
         super()._save(
             str(folder), {name: value for name, value in state_dict.items() if not name.startswith(prefix)}
         )
@@ -464,6 +485,11 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         """The objective is not missing from the student's file: it has its own."""
         missing = [name for name in load_result.missing_keys if not name.startswith(f"{OBJECTIVE}.")]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+
+def _without_objective(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state_dict if name.startswith(f"{prefix}{OBJECTIVE}.")]:
+        del state_dict[name]
 
 
 def _choose(model: nn.Module | None, who: str, keys: list[SiteKey]) -> list[Site]:
