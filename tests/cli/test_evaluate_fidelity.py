@@ -160,7 +160,7 @@ def larger_images(folder):
     [
         (other_words, "number their words differently"),
         (more_words, "vocabularies differ"),
-        (larger_images, "reads them at (48, 48) pixels, the teacher"),
+        (larger_images, "images, and the model's have image_size (48, 48), those of the teacher"),
     ],
 )
 def test_a_model_that_reads_otherwise_than_its_teacher_is_refused(

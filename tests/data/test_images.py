@@ -104,6 +104,31 @@ def test_every_colour_mode_is_opened_as_rgb(tmp_path, mode):
     assert (image.mode, image.size) == ("RGB", (5, 3))
 
 
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    Image.fromarray(ramp).save(tmp_path / "image.png")
+    pixels = np.asarray(open_image(tmp_path / "image.png"))
+    assert np.array_equal(pixels, np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_of_an_unknown_range_are_refused(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "image.tif")
+    with pytest.raises(
+        DataError, match=rf"image\.tif: pixels must be of 8 bits and are of .* \(mode {mode}\)"
+    ):
+        open_image(tmp_path / "image.tif")
+
+
+def test_settings_are_equal_for_equal_pixels_alone(tmp_path):
+    one = new_image_transform(8)
+    one.save_pretrained(tmp_path)
+    assert load_image_transform(tmp_path).settings == one.settings
+    assert new_image_transform(8, 9).settings != one.settings
+    other = new_image_transform(8, mean=(0.4, 0.5, 0.5)).settings
+    assert [key for key in other if other[key] != one.settings[key]] == ["image_mean"]
+
+
 @pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
 def test_a_truncated_image_is_refused_by_name(tmp_path, kind, share):

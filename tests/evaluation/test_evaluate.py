@@ -84,6 +84,19 @@ def test_texts_are_those_of_generate_alone_whatever_the_size_of_batches(answerin
     assert differ > 5
 
 
+def test_of_a_checkpoints_own_decoding_nothing_counts_and_all_stays(answering):
+    model = answering[0]
+    alone = {beams: generate_texts(*answering, Decoding(9, beams)) for beams in (1, 3)}
+    own = model.generation_config
+    own.update(
+        max_new_tokens=2, no_repeat_ngram_size=1, min_new_tokens=2, repetition_penalty=5.0, do_sample=True
+    )
+    for beams, expected in alone.items():
+        assert generate_texts(*answering, Decoding(9, beams)) == expected
+    assert model.generation_config is own
+    assert own.max_new_tokens == 2
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_may_be_any_items_and_be_read_ahead(answering, workers):
     whole = generate_texts(*answering, Decoding(5))

@@ -276,6 +276,13 @@ def test_a_text_of_the_greatest_length_keeps_its_last_word(asked):
     )
     assert found == pytest.approx(whole)
     assert short.max_target_tokens == 3
+    shorter = Seq2SeqCollator(collator.tokenizer, max_target_tokens=1)
+    found, uncut, cut = (
+        text_probabilities(student, batched(single, one, 1, texts=["red or blue"], max_length=most))
+        for one, most in ((shorter, 12), (collator, 0), (shorter, 0))
+    )
+    assert found == pytest.approx(uncut, rel=1e-5, abs=0.0)
+    assert found != pytest.approx(cut, rel=1e-2, abs=0.0)
 
 
 def test_probabilities_of_all_texts_of_one_token_stay_within_one(asked):

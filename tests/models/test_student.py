@@ -372,3 +372,11 @@ def test_one_vocabulary_is_compatible_across_architectures():
     check_compatible(t5_teacher(), blip_teacher())
     check_compatible(t5_teacher(), vlt5_teacher())
     check_compatible(vit_teacher(), vit_teacher())
+
+
+def test_a_vlt5_may_have_a_decoder_deeper_than_its_encoder_and_a_t5_may_not():
+    sizes = {"vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_heads": 2, "num_layers": 3}
+    student = student_config(VLT5Config(**sizes), layers={"encoder": 1, "decoder": 2})
+    assert (student.num_layers, student.num_decoder_layers) == (1, 2)
+    with pytest.raises(RecipeError, match="cannot generate with more decoder layers than encoder layers"):
+        student_config(T5Config(**sizes), layers={"encoder": 1, "decoder": 2})

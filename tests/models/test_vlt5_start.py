@@ -79,3 +79,13 @@ def test_what_is_no_t5_is_refused(tmp_path, t5):
     start_from_t5(t5, tmp_path / "vlt5")
     with pytest.raises(CheckpointError, match="is a VLT5ForConditionalGeneration"):
         start_from_t5(tmp_path / "vlt5", tmp_path / "x")
+
+
+def test_a_t5_with_an_output_head_of_its_own_is_refused(tmp_path, t5):
+    model = T5ForConditionalGeneration.from_pretrained(t5)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.shared.weight.detach() + 1)
+    save_checkpoint(model, load_tokenizer(t5), None, tmp_path / "v1.1")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight .* an output head of its own, as T5 v1\.1"):
+        start_from_t5(tmp_path / "v1.1", tmp_path / "x")
+    assert not (tmp_path / "x").exists()

@@ -107,6 +107,17 @@ def test_a_checkpoint_is_the_ordinary_student_with_the_objective_beside_it(tmp_p
     assert not hasattr(trainer.model, OBJECTIVE)
 
 
+def test_evaluation_decodes_plainly_where_it_is_told_to(tmp_path):
+    trainer = toy.trainer(tmp_path, predict_with_generate=True, generation_max_length=6)
+    trainer.compute_metrics = lambda prediction: {"tokens": (prediction.predictions > 0).sum()}
+    whole = trainer.evaluate()["eval_tokens"]
+    trainer.model.generation_config.update(max_new_tokens=1)
+    assert trainer.evaluate()["eval_tokens"] < whole
+    trainer.decodes_plainly = True
+    assert trainer.evaluate()["eval_tokens"] == whole
+    assert trainer.model.generation_config.max_new_tokens == 1
+
+
 class Copies(TrainerCallback):
     """Saves the model in its own way, as trackers do."""
 

@@ -203,9 +203,9 @@ def _evaluate(
     decoding = Decoding(*(values[f"generation_{key}"] for key in ("max_length", "num_beams", "min_length")))
     size = batch_size or int(given.get("per_device_eval_batch_size", 100))
     model = load_model(folder).to(state.device)
-    check_sight(model, data.regions)
     tokenizer = load_tokenizer(folder)
     transform = load_image_transform(folder) if data.regions is None else None
+    check_sight(model, data.regions, transform)
     teacher = load_teacher(run, model, tokenizer, transform).to(state.device) if fidelity else None
     # One process speaks for all.
     wait: Wait = partial(counted, console) if state.is_main_process else unseen
@@ -290,7 +290,9 @@ def _evaluate(
                     model,
                     teacher,
                     validation,
-                    lambda texts: batched(validation, collator, size, texts=texts, **reading),
+                    lambda texts: batched(
+                        validation, collator, size, texts=texts, max_length=decoding.max_length, **reading
+                    ),
                     (said, teacher_said),
                     wait,
                 )

@@ -51,15 +51,14 @@ def load_teacher(
             f"--fidelity compares predictions word by word, and the tokenizers of the model and of its teacher {home} "
             "number their words differently. Name a model that shares the teacher's tokenizer."
         )
-    sizes = [
-        None if one is None else one.image_size
-        for one in (transform, transform and load_image_transform(home))
-    ]
-    if sizes[0] != sizes[1]:
-        raise ShapeError(
-            f"--fidelity shows both models the same images, and the model reads them at {sizes[0]} pixels, the teacher "
-            f"{home} at {sizes[1]}. Name a model that reads the teacher's."
-        )
+    if transform is not None:
+        own, its = transform.settings, load_image_transform(home).settings
+        differing = next((key for key in own if own[key] != its[key]), None)
+        if differing is not None:
+            raise ShapeError(
+                f"--fidelity shows both models the same images, and the model's have {differing} {own[differing]}, "
+                f"those of the teacher {home} {its[differing]}. Name a model that reads the teacher's."
+            )
     return teacher
 
 

@@ -48,7 +48,7 @@ def record_kept(parts: "RunParts", model: "PreTrainedModel", folder: Path) -> No
             parts.tokenizer,
             asked,
             parts.collator,
-            Decoding(values["generation_max_length"], values["generation_num_beams"]),
+            Decoding(*(values[f"generation_{key}"] for key in ("max_length", "num_beams", "min_length"))),
             _pairs(parts, model),
             wait=partial(counted, console),
         )

@@ -34,10 +34,21 @@ def open_image(path: Path) -> Image.Image:
         return decoded(path)
 
 
+_NO_PICTURES = {"I": "32 bits", "F": "floating point"}
+
+
 def decoded(path: Path) -> Image.Image:
     """``open_image`` for threads, around all of which the caller makes errors of Pillow's warnings."""
     try:
         with Image.open(path) as image:
+            if image.mode in _NO_PICTURES:
+                raise DataError(
+                    f"{path}: pixels must be of 8 bits and are of {_NO_PICTURES[image.mode]} (mode {image.mode}), of "
+                    "which nobody knows the range. Convert the image, or leave it out (data.on_bad_example=skip)."
+                )
+            if image.mode.startswith("I;16"):
+                # Pillow's own conversion makes everything above 255 white.
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
         raise DataError(
@@ -53,6 +64,19 @@ def decoded(path: Path) -> Image.Image:
         raise DataError(
             f"{path}: not a whole image ({error}). Fetch the file again or leave it out (data.on_bad_example=skip)."
         ) from None
+
+
+_STEPS = {
+    "do_resize": ("size", "resample"),
+    "do_center_crop": ("crop_size",),
+    "do_rescale": ("rescale_factor",),
+    "do_normalize": ("image_mean", "image_std"),
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be compared, whatever classes it is in."""
+    return list(value) if isinstance(value, list | tuple) else value if value is None else str(value)
 
 
 class ImageTransform:
@@ -80,6 +104,17 @@ class ImageTransform:
     def image_size(self) -> tuple[int, int] | None:
         """Height and width of what comes out; None if they depend on the image."""
         return self._size
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides on the pixels that come out: the processor's size and steps."""
+        processor = self.processor
+        found: dict[str, Any] = {"image_size": self.image_size}
+        for step, values in _STEPS.items():
+            done = bool(getattr(processor, step, False))
+            found[step] = done
+            found |= {value: _plain(getattr(processor, value, None)) if done else None for value in values}
+        return found
 
     def resize(self, image: Image.Image) -> Pixels:
         """The image as an array, at the size of ``image_size``; at its own size where that is None."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from amad.data.collate import FOR_THE_LOSS, Seq2SeqCollator
 from amad.data.vqa import VqaDataset
 from amad.errors import DataError
+from amad.models.plain_decoding import plain_decoding
 
 _TARGETS = ("labels", *FOR_THE_LOSS)
 _SIGHT = ("pixel_values", "vis_feats", "boxes")
@@ -155,13 +156,14 @@ def _say(
     if candidates is not None:
         chosen = model.rank(**inputs, candidates=candidates.labels.to(model.device), n_first=candidates.first)
         return [candidates.texts[row] for row in chosen.tolist()]
-    tokens = model.generate(
-        **inputs,
-        max_length=decoding.max_length,
-        num_beams=decoding.num_beams,
-        min_length=decoding.min_length,
-        do_sample=False,
-    )
+    with plain_decoding(model):
+        tokens = model.generate(
+            **inputs,
+            max_length=decoding.max_length,
+            num_beams=decoding.num_beams,
+            min_length=decoding.min_length,
+            do_sample=False,
+        )
     return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
 

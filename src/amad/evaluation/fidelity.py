@@ -182,6 +182,7 @@ def batched(
     batch_size: int,
     *,
     texts: Sequence[str] | None = None,
+    max_length: int = 0,
     blank_images: bool = False,
     workers: int = 0,
 ) -> Iterable[dict[str, Tensor]]:
@@ -192,13 +193,14 @@ def batched(
         collator: Makes batches.
         batch_size: Items per batch.
         texts: One target per item in the place of its own, of which none is cut.
+        max_length: Most decoder tokens that the texts were generated with, where targets may be shorter.
         blank_images: As in :func:`amad.evaluation.evaluate.generate_batches`.
         workers: Likewise.
     """
     if texts is not None:
         # A text of the greatest length that was generated may lack its end, which is a token more.
         collator = copy.copy(collator)
-        collator.max_target_tokens += 1
+        collator.max_target_tokens = max(collator.max_target_tokens + 1, max_length)
 
     def collate(numbered: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Tensor]:
         given = [item if texts is None else item | {"target": texts[index]} for index, item in numbered]

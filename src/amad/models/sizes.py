@@ -13,6 +13,7 @@ from transformers import BlipConfig, PreTrainedConfig, T5Config
 
 from amad.errors import RecipeError
 from amad.models.parts import Part, find_parts, nested
+from amad.models.vlt5_config import VLT5Config
 
 Size = int | float | str | Fraction
 """A number (8), or a share of the teacher's number (0.5 or "1/2")."""
@@ -222,6 +223,9 @@ def _number(value: Any, attribute: str) -> int:
 
 def _check_depths(teacher_config: PreTrainedConfig, config: PreTrainedConfig) -> None:
     if not isinstance(config, T5Config):
+        return
+    if isinstance(config, VLT5Config):
+        # Its decoder's key/value cache counts the decoder's layers.
         return
     depths = config.num_layers, config.num_decoder_layers
     if depths[1] > depths[0] and teacher_config.num_decoder_layers <= teacher_config.num_layers:

@@ -74,8 +74,13 @@ def copy_t5(t5: PreTrainedModel, model: VLT5ForConditionalGeneration) -> None:
     n_words = min(len(own[embedding]), len(theirs[embedding]))
     own[embedding][:n_words] = theirs[embedding][:n_words]
     for name, value in theirs.items():
-        if name in copies:
+        if name in copies and torch.equal(value, theirs[embedding]):
             continue
+        if name in copies:
+            raise CheckpointError(
+                f"{name} of the T5 differs from {embedding}: it has an output head of its own, as T5 v1.1 and Flan-T5 "
+                "have, and a VL-T5 has none. Give a T5 whose head is tied to its embedding, such as t5-base."
+            )
         if name not in own or own[name].shape != value.shape:
             raise CheckpointError(
                 f"{name} of the T5 is {list(value.shape)}, and the VL-T5 has {_shape(own.get(name))} there. Give a T5 "

@@ -93,7 +93,8 @@ def new_collator(
         pad_to_max: Make texts of one length.
 
     Raises:
-        RecipeError: if the data has a form that the model does not read, or a BLIP is for another task.
+        RecipeError: if the data has a form that the model does not read, a BLIP is for another task, or the tokenizer
+            does not end texts.
         ShapeError: if a BLIP's tokenizer numbers the tokens otherwise than the model.
     """
     if is_seq2seq(model) or isinstance(model, BlipForPretraining):
@@ -103,6 +104,11 @@ def new_collator(
         raise RecipeError(
             f"data.{key} is for BLIP, which reads a question once for all its answers, and the model is a "
             f"{type(model).__name__}. Leave it out."
+        )
+    if tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]:
+        raise RecipeError(
+            f"the tokenizer must end a text with its end token, {tokenizer.eos_token!r}, and does not, so a "
+            f"{type(model).__name__} would never learn to stop. Give one that does, such as T5's."
         )
     return Seq2SeqCollator(
         tokenizer, image_transform, data.max_input_tokens, data.max_target_tokens, pad_to_max=pad_to_max
@@ -119,11 +125,14 @@ def weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_sight(model: PreTrainedModel, regions: RegionFiles | None) -> None:
+def check_sight(
+    model: PreTrainedModel, regions: RegionFiles | None, image_transform: ImageTransform | None = None
+) -> None:
     """See that a model reads what the data shows it: images, or region features of one length.
 
     Raises:
-        RecipeError: if it reads the other, or features of another length.
+        RecipeError: if it reads the other, features of another length, or a BLIP images of another size: it would
+            take the positions of another grid for theirs.
     """
     source = getattr(model.config, "visual_source", None)
     kind = type(model).__name__
@@ -133,6 +142,13 @@ def check_sight(model: PreTrainedModel, regions: RegionFiles | None) -> None:
             f"data.regions.files, or a model that reads images."
         )
     if regions is None:
+        shown = None if image_transform is None else image_transform.image_size
+        size = model.config.vision_config.image_size if model.config.model_type == "blip" else None
+        if size is not None and shown not in (None, (size, size)):
+            raise RecipeError(
+                f"{kind} reads images of {size} x {size} pixels, and they are made {shown[0]} x {shown[1]}. Give a "
+                f"checkpoint of that size, or one image size for teacher and student."
+            )
         return
     if source != "regions":
         raise RecipeError(

@@ -197,7 +197,7 @@ class RunParts:
         """
         for model in (self.model, self.teacher):
             if model is not None:
-                check_sight(model, self.recipe.data.regions)
+                check_sight(model, self.recipe.data.regions, self.image_transform)
                 self.task.check_model(model)
 
     @cached_property

@@ -268,6 +268,7 @@ class TrainingRun:
             processing_class=self.parts.tokenizer,
             compute_metrics=self._accuracy if self._scores_texts else None,
         )
+        trainer.decodes_plainly = True
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         doing = "distilling" if self.with_teacher else "training"

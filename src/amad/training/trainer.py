@@ -25,6 +25,7 @@ from amad.losses.aligned import AlignedAttention
 from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue
 from amad.models.blip_regularization import stochastic_depth
+from amad.models.plain_decoding import plain_decoding
 from amad.models.student import check_compatible
 from amad.training.arguments import DistillationArguments
 from amad.training.batches import (
@@ -58,6 +59,10 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     wrappers, clipping, checkpoints and resumption see its parameters. Checkpoints keep them in
     ``objective.safetensors`` beside the student, never in it.
 
+    Attributes:
+        decodes_plainly: Evaluation decodes as the arguments say; of the model's own ``generation_config`` the special
+            tokens alone count. False, as in ``Seq2SeqTrainer``; recipes set it.
+
     Args:
         model: The student.
         teacher_model: The teacher; it is frozen and put in evaluation mode. None if no term needs one.
@@ -75,6 +80,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     """
 
     loss_is_scaled_for_ga = True
+    decodes_plainly = False
 
     def __init__(
         self,
@@ -437,9 +443,11 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             return result
         if self.args.predict_with_generate and not prediction_loss_only:
             inputs = self._model_inputs(inputs)
-        result = super().prediction_step(
-            model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
-        )
+        decoding = plain_decoding(model) if self.decodes_plainly else contextlib.nullcontext()
+        with decoding:
+            result = super().prediction_step(
+                model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
+            )
         return result
 
     # ------------------------------------------------------------------ checkpoints
