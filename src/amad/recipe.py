@@ -56,6 +56,8 @@ class ModelRecipe(Section):
             )
         if self.dropout is not None and self.path is None:
             raise ValueError("model.dropout changes a checkpoint; model.config says itself what is dropped")
+        if self.tokenizer is not None and self.path is not None:
+            raise ValueError("model.tokenizer is for model.config; the checkpoint of model.path has its own")
         return self
 
 

@@ -85,3 +85,11 @@ def test_a_file_of_something_else_is_refused(tmp_path, line):
     (folder / EXAMPLES_FILE).write_text(line + "\n")
     with pytest.raises(DataError, match="make it anew"):
         read_examples(tmp_path, {})
+
+
+def test_a_character_at_which_python_breaks_lines_may_stand_in_a_text(tmp_path):
+    rows = [example(i, "red", "blue", text=f"what\u2028is\u0085it {i}?") for i in range(2)]
+    folder = write(tmp_path, [])
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / EXAMPLES_FILE).write_text(lines, encoding="utf-8")
+    assert sum(kind["n"] for kind in read_examples(tmp_path, {})["differ"].values()) == 2

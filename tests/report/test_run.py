@@ -106,3 +106,11 @@ def test_a_score_on_all_questions_counts_before_the_one_at_the_end(tmp_path):
     with RunRecords(folder / "records.jsonl") as records:
         records.write("model", who="student", score=80.5, score_items=3200)
     assert read_run(folder).score == 80.5
+
+
+@pytest.mark.parametrize(("best", "last"), [(False, 90.0), (True, 80.0)])
+def test_the_best_model_evaluated_at_the_end_is_no_point_of_the_curve(tmp_path, best, last):
+    folder = write_run(tmp_path, training={"max_steps": 40, "load_best_model_at_end": best})
+    with RunRecords(folder / "records.jsonl") as records:
+        story.score(records, 40, 90.0)
+    assert read_run(folder).curve[-1] == (40, 2560, last)

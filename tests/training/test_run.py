@@ -131,6 +131,65 @@ def test_a_run_that_is_resumed_after_its_last_evaluation_tells_the_signature(tre
     assert "case:lc" in told[0]["signature"]
 
 
+@pytest.mark.parametrize("best", [False, True])
+def test_a_run_that_is_resumed_at_its_last_step_trains_no_further(tree, best):
+    tree["training"] |= {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
+    tree["training"] |= {"eval_steps": 2, "learning_rate": 0.01, "lr_scheduler_type": "constant"}
+    if best:
+        tree["training"] |= {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+        tree["training"] |= {"greater_is_better": True}
+    run = run_of(tree)
+    first = run.train()
+    model = run.output / "model" / "model.safetensors"
+    saved = load_file(model)
+    model.unlink()
+    again = run_of(tree).train(resume=True)
+    assert (again["examples_seen"], again["accuracy"]) == (first["examples_seen"], first["accuracy"])
+    assert all(value.equal(saved[name]) for name, value in load_file(model).items())
+    assert [path.name for path in (run.output / "checkpoints").glob("checkpoint-5")] == []
+
+
+def test_what_a_checkpoint_keeps_or_lacks_of_the_optimizer_is_no_matter_of_resuming(tree):
+    tree["training"] |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    run = run_of(tree)
+    run.train()
+    before = (run.output / "recipe.yaml").read_text()
+    tree["training"] |= {"max_steps": 4, "learning_rate": 0.5}
+    with pytest.raises(
+        RecipeError, match=r"training\.learning_rate = .*, and the recipe to resume with has 0\.5"
+    ):
+        run_of(tree).train(resume=True)
+    tree["training"].pop("learning_rate")
+    (run.output / "checkpoints" / "checkpoint-2" / "optimizer.pt").unlink()
+    with pytest.raises(RecipeError, match=r"checkpoint-2 has no optimizer\.pt"):
+        run_of(tree).train(resume=True)
+    assert (run.output / "recipe.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("dataloader_drop_last", True, "Every example is trained and scored"),
+        ("predict_with_generate", False, "scored as they are generated"),
+        ("prediction_loss_only", True, "scored as they are generated"),
+        ("resume_from_checkpoint", "nowhere", "Give the command --resume"),
+        ("label_smoothing_factor", 0.1, r"Give objective\.task\.label_smoothing"),
+    ],
+)
+def test_arguments_that_a_recipe_has_otherwise_are_refused(tree, key, value, said):
+    tree["training"][key] = value
+    with pytest.raises(
+        RecipeError, match=rf"training\.{key} is .* in a recipe, and {value!r} was given.*{said}"
+    ):
+        run_of(tree)
+
+
+def test_one_model_is_trained(tree):
+    tree |= {"teacher": "t", "student": {"heads": 1}}
+    with pytest.raises(RecipeError, match="both 'model' and 'teacher' with 'student'"):
+        run_of(tree)
+
+
 def test_the_model_is_saved_though_the_last_evaluation_fails(tree, monkeypatch):
     run = run_of(tree)
 

@@ -92,8 +92,10 @@ def _run(
 
 
 def _after_interruption(output: Path) -> str:
-    from amad.training.resumption import last_checkpoint
+    from amad.training.resumption import RECIPE_FILE, last_checkpoint
 
+    if not (output / RECIPE_FILE).is_file():
+        return "interrupted before the run began; nothing was written. The same command starts it."
     checkpoint = last_checkpoint(output)
     if checkpoint is not None:
         return f"interrupted; {checkpoint} is whole. Go on from it with the same command and --resume."

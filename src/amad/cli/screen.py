@@ -1,6 +1,7 @@
 """What every command shares: where it draws, how it ends, how it prints one JSON document."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from safetensors import SafetensorError
 
 from amad.errors import AmadError
 
@@ -30,6 +32,7 @@ FIGURE_TITLES = {
 """Scores of the tasks by their keys, with scale and direction."""
 
 _WIDEST = 400
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG)
 
 
 @contextlib.contextmanager
@@ -42,6 +45,16 @@ def user_errors() -> Iterator[None]:
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         _refuse(
             f"{error.filename2 or error.filename}: {error.strerror}. Choose a place that you may write to."
+        )
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        _refuse(
+            f"{error.filename or 'a file'} cannot be written: {error.strerror}. Make room, or choose another place."
+        )
+    except SafetensorError as error:
+        _refuse(
+            f"weights cannot be read or written ({error}). See that the disk has room and the file is whole."
         )
     except KeyboardInterrupt:
         console.print("interrupted.")

@@ -107,7 +107,10 @@ def read_outcome(run: PlannedRun) -> RunOutcome:
         resumed = resumed or record.get("resumed_from", "the start") != "the start"
         steps = max(steps, record.get("step", 0))
         if f"eval_{figure}" in record:
-            curve[record["step"]] = (record["examples"], float(record[f"eval_{figure}"]))
+            point = (record["examples"], float(record[f"eval_{figure}"]))
+            # At the end the best model is evaluated, which may be of an earlier step.
+            if not (run.recipe.training.get("load_best_model_at_end") and record["step"] in curve):
+                curve[record["step"]] = point
     for event in ("recipe", "environment", "seeds", "timing", "final"):
         if event not in found:
             raise DataError(f"{path} has no {event}, so its run is not finished. Run it again.")

@@ -64,7 +64,9 @@ def read_examples(folder: Path, images: dict[str, str]) -> dict[str, Any] | None
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        # Other characters at which Python breaks lines may stand within a text.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        for number, line in enumerate(lines if lines != [""] else [], 1):
             strange: list[str] = []
             row = json.loads(line, parse_constant=strange.append)
             if strange and isinstance(row, dict):

@@ -214,7 +214,10 @@ def _add_scores(run: Run, values: dict[str, Any]) -> None:
         run.final = {key: value for key, value in numbers.items() if key != "final"}
     elif f"eval_{name}" in numbers:
         step = int(values["step"])
-        # The evaluation at the end may be that of the last step once more.
+        # The evaluation at the end may be that of the last step once more, or that of an earlier model, the best.
+        best = (run.recipe.get("training") or {}).get("load_best_model_at_end")
+        if best and any(point[0] == step for point in run.curve):
+            return
         run.curve = [point for point in run.curve if point[0] != step]
         run.curve.append((step, int(values["examples"]), float(numbers[f"eval_{name}"])))
 

@@ -83,6 +83,22 @@ _NUMBERS = frozenset(
 )
 
 
+_NOT_IN_RECIPES: dict[str, tuple[Any, str]] = {
+    "dataloader_drop_last": (False, "Every example is trained and scored. Leave it out"),
+    "predict_with_generate": (
+        True,
+        "Texts are scored as they are generated. Leave it out, or give eval_strategy no",
+    ),
+    "prediction_loss_only": (
+        False,
+        "Texts are scored as they are generated. Leave it out, or give eval_strategy no",
+    ),
+    "resume_from_checkpoint": (None, "Give the command --resume instead"),
+    "label_smoothing_factor": (0.0, "Give objective.task.label_smoothing instead"),
+}
+"""Arguments of the trainer that a recipe leaves at this value, and what to do instead."""
+
+
 def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> DistillationArguments:
     """Arguments from the ``training`` section of a recipe.
 
@@ -97,6 +113,11 @@ def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> Distill
             raise RecipeError(f"training.{key} is decided by {decided[key]!r} at the top of the recipe.")
         if key not in known:
             raise RecipeError(f"unknown key 'training.{key}': {nearest_key(key, known)}")
+        if key in _NOT_IN_RECIPES and given[key] != _NOT_IN_RECIPES[key][0]:
+            usual, instead = _NOT_IN_RECIPES[key]
+            raise RecipeError(
+                f"training.{key} is {usual} in a recipe, and {given[key]!r} was given. {instead}."
+            )
     given = {key: _as_meant(key, value) for key, value in given.items()}
     try:
         return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **(_quiet() | given))

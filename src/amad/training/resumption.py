@@ -15,6 +15,18 @@ BAD_EXAMPLES_FILE = "bad_examples.jsonl"
 MODEL_FOLDER = "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 
+_OF_THE_OPTIMIZER = ("optimizer.pt", "scheduler.pt")
+# Kept in the first of them, so another value would be ignored.
+_KEPT_BY_THE_OPTIMIZER = (
+    "learning_rate",
+    "weight_decay",
+    "no_decay",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+)
+
 # The trainer writes this file of a checkpoint last.
 _LAST_FILE = "trainer_state.json"
 
@@ -74,6 +86,13 @@ def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path | 
                 f"{output / RECIPE_FILE} has {key} = {stored[key]!r}, and the recipe to resume with has "
                 f"{given[key]!r}. Resume with what the run began with, or start another with output=..."
             )
+    if checkpoint is not None:
+        lacking = [name for name in _OF_THE_OPTIMIZER if not (checkpoint / name).is_file()]
+        if lacking:
+            raise RecipeError(
+                f"{checkpoint} has no {lacking[0]}, so the steps after it would begin with another state of the "
+                f"optimizer. Start the run anew, with training.save_only_model left out."
+            )
     return checkpoint
 
 
@@ -87,8 +106,9 @@ def _stored(output: Path) -> Recipe:
 
 
 def _learned(recipe: Recipe) -> dict[str, Any]:
-    """What decides the result, without places, caches and the trainer's arguments, which may change on the way."""
+    """What decides the result, without places, caches and the trainer's arguments that may change on the way."""
     tree = recipe.model_dump(mode="json", exclude={"output", "training"})
     for key in ("root", "image_cache_gib"):
         tree["data"].pop(key)
-    return tree
+    kept = {f"training.{key}": recipe.training.get(key) for key in _KEPT_BY_THE_OPTIMIZER}
+    return tree | kept

@@ -68,6 +68,11 @@ class TrainingRun:
                 "the recipe has neither 'model' nor 'teacher' and 'student'. amad train needs model, or teacher "
                 "and student; amad distill needs teacher and student."
             )
+        if recipe.model is not None and recipe.distils:
+            raise RecipeError(
+                "the recipe has both 'model' and 'teacher' with 'student', and one model is trained. Leave out what is "
+                "not to be trained."
+            )
         if with_teacher and not recipe.distils:
             missing = "teacher" if recipe.teacher is None else "student"
             raise RecipeError(f"amad distill needs {missing!r} in the recipe. Add it, or use amad train.")
@@ -95,6 +100,7 @@ class TrainingRun:
         # Refuses where the scorer is missing.
         _ = task.is_scored
         self._check_parts()
+        _ = self.parts.objective
         arguments = self.arguments
         steps = arguments.max_steps
         if steps <= 0:
@@ -181,7 +187,8 @@ class TrainingRun:
                 self._write_start(records, checkpoint, resume)
                 trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
                 started = time.perf_counter()
-                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+                if checkpoint is None or not trainer.restore(str(checkpoint)):
+                    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
                 seconds = time.perf_counter() - started + self.parts.importance_seconds
                 # Before anything else that could fail.
                 save_checkpoint(
@@ -237,9 +244,7 @@ class TrainingRun:
         self.parts.check_sight()
         check_stochastic_depth(self.parts.model, self.arguments.drop_path_rate)
         terms = [name for name, term in self.recipe.objective if term is not None]
-        generates = (
-            self._scores_texts and self.arguments.predict_with_generate and self.parts.model.can_generate()
-        )
+        generates = self._scores_texts and self.parts.model.can_generate()
         known = [
             "loss",
             *self.parts.task.figures,

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, has_length
 
 from amad.axes import SiteKey, SitePair
@@ -157,6 +158,23 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
                     return super().train(*args, **kwargs)
             finally:
                 delattr(student, OBJECTIVE)
+
+    def restore(self, checkpoint: str) -> bool:
+        """Take what a checkpoint has, and the best student where that is asked for, if no step is left to do after it.
+
+        ``Trainer.train`` would do one more.
+
+        Returns:
+            Whether it did.
+        """
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if not 0 < self.args.max_steps <= state.global_step:
+            return False
+        self.state = state
+        self._load_from_checkpoint(checkpoint)
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+        return True
 
     @contextlib.contextmanager
     def _hidden_from_others(self, student: nn.Module) -> Iterator[None]:
