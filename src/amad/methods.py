@@ -65,6 +65,11 @@ METHODS: dict[str, Method] = {
     "amad-important": _attention(
         "amad from the encoder layers that the teacher's task needs most", "amad"
     )._replace(pairing="important-encoder"),
+    "amad-important-hidden": Method(
+        "amad-important and hidden together",
+        {"attention": {"method": "amad", "variant": "kl"}, "hidden": {"loss": "mse"}},
+        "important-encoder",
+    ),
     "one_to_one": _attention("teacher head k to student head k, divergence", "one_to_one"),
     "one_to_one-mse": _attention(
         "teacher head k to student head k, distance of unit maps", "one_to_one", "mse"

@@ -40,7 +40,7 @@ def test_one_step_of_every_method(name, distil, tmp_path):
     method = METHODS[name].changes
     terms = {key.removeprefix("loss_") for key in step if key.startswith("loss_")}
     assert ("attention" in terms) == (name in ATTENTION)
-    assert ("hidden" in terms) == (name in ("hidden", "hidden-cosine", "tinybert"))
+    assert ("hidden" in terms) == (name in ("hidden", "hidden-cosine", "tinybert", "amad-important-hidden"))
     assert ("logits" in terms) == (name != "none")
     for key in terms:
         assert step[f"loss_{key}"] > 0, key

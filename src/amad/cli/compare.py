@@ -17,7 +17,8 @@ METHODS = "none,logits,amad"
 KNOWN = (
     "none, logits, logits-reverse, logits-jsd, hidden, hidden-cosine, tinybert, one_to_one, one_to_one-mse, "
     "one_to_one-scores, mean, mean-mse, nearest, nearest-mse, assigned, assigned-mse, head_mean, learned, learned-mse, "
-    "relations, squeezed, amad, amad-mse, amad-projected, amad-token, amad-sharp and amad-important"
+    "relations, squeezed, amad, amad-mse, amad-projected, amad-token, amad-sharp, amad-important and "
+    "amad-important-hidden"
 )
 
 
