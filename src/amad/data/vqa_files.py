@@ -145,16 +145,13 @@ def _vqa_v2(
     named = bool(folders.folders) or image_name is not None
     if named and split is None and "{split" in template:
         split = _split(read_head(questions).get("data_subtype"), questions)
-    answered = None if annotations is None else Annotations(annotations, questions, problems)
+    answered = Annotations(annotations, questions, problems)
     # Made once per image, not once per question.
     places: dict[int | str, tuple[str | None, Path | None]] = {}
     for question_id, row in iter_unique(iter_rows(questions, "questions"), "question_id", questions):
-        annotation = NO_ANNOTATION
-        if answered is not None:
-            found = answered.of(question_id, row.get("image_id"))
-            if found is None:
-                continue
-            annotation = found
+        annotation = answered.of(question_id, row.get("image_id"))
+        if annotation is None:
+            continue
         example = None
         with problems.at(questions, f"question {question_id}"):
             where = f"{questions}, question {question_id}"
@@ -177,8 +174,7 @@ def _vqa_v2(
             )
         if example is not None:
             yield example
-    if answered is not None:
-        answered.finish(all_asked=True)
+    answered.finish(all_asked=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +192,6 @@ class Annotation:
     answer_type: str | None = None
 
 
-NO_ANNOTATION = Annotation()
 _UNSAID = object()
 
 
@@ -204,14 +199,16 @@ class Annotations:
     """VQA v2's annotations, read as far as the questions that are asked for need it.
 
     Args:
-        path: The file with ``annotations``.
+        path: The file with ``annotations``; without one, nothing is said of any question.
         questions: The file that the questions are in.
         problems: What to do about a question without ten answers.
     """
 
-    def __init__(self, path: Path, questions: Path, problems: Problems) -> None:
+    def __init__(self, path: Path | None, questions: Path, problems: Problems) -> None:
         self._path, self._questions, self._problems = path, questions, problems
-        self._rows = iter_unique(iter_rows(path, "annotations"), "question_id", path)
+        self._rows = (
+            iter(()) if path is None else iter_unique(iter_rows(path, "annotations"), "question_id", path)
+        )
         self._waiting: dict[int | str, tuple[Any, Annotation | DataError]] = {}
         self._lacking: list[int | str] = []
 
@@ -232,6 +229,8 @@ class Annotations:
         Raises:
             DataError: if the annotation is of another image, or is malformed and nothing is left out.
         """
+        if self._path is None:
+            return Annotation()
         while question_id not in self._waiting:
             one, row = next(self._rows, (None, None))
             if one is None or row is None:

@@ -7,7 +7,6 @@ from typing import Any
 from amad.data.paths import ImageFolders, fill_template
 from amad.data.problems import Problems
 from amad.data.vqa_files import (
-    NO_ANNOTATION,
     VISUAL_GENOME_WEIGHT,
     Annotations,
     Images,
@@ -61,14 +60,11 @@ def _vlt5(
     weight: float,
     annotations: Path | None,
 ) -> Iterator[VqaExample]:
-    answered = None if annotations is None else Annotations(annotations, path, problems)
+    answered = Annotations(annotations, path, problems)
     for question_id, row in iter_unique(iter_rows(path), "question_id", path):
-        annotation = NO_ANNOTATION
-        if answered is not None:
-            found = answered.of(question_id)
-            if found is None:
-                continue
-            annotation = found
+        annotation = answered.of(question_id)
+        if annotation is None:
+            continue
         example = None
         with problems.at(path, f"question {question_id}"):
             where = f"{path}, question {question_id}"
@@ -98,8 +94,7 @@ def _vlt5(
             )
         if example is not None:
             yield example
-    if answered is not None:
-        answered.finish(all_asked=False)
+    answered.finish(all_asked=False)
 
 
 def read_blip(
