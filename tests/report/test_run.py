@@ -71,6 +71,14 @@ def test_a_folder_of_runs_stands_for_them_and_no_run_is_counted_twice(tmp_path):
     assert [folder.name for folder in found] == ["alone", "amad"]
 
 
+def test_files_beside_runs_are_passed_over(tmp_path):
+    write_run(tmp_path / "seed-0")
+    (tmp_path / "seed-0.lock").touch()
+    assert [folder.name for folder in find_runs(sorted(tmp_path.glob("seed-*")))] == ["seed-0"]
+    with pytest.raises(DataError, match=r"seed-0\.lock holds no"):
+        find_runs([tmp_path / "seed-0.lock"])
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"holds no records\.jsonl"):
         find_runs([tmp_path])

@@ -1,5 +1,6 @@
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -318,13 +319,37 @@ def test_held_out_images_are_in_one_split_alone(tree):
 
 
 def test_a_checkpoint_counts_once_its_last_file_is_there(tmp_path):
-    for step, whole in ((5, True), (10, True), (20, False)):
+    for step, text in ((5, "{}"), (10, "{}"), (20, None), (30, ""), (40, '{"epoch": 1')):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        if whole:
-            (folder / "trainer_state.json").write_text("{}")
+        if text is not None:
+            (folder / "trainer_state.json").write_text(text)
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
     assert last_checkpoint(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"report_to": "wandb"}, "wandb"),
+        ({"report_to": "no_such_tracker"}, "no_such_tracker"),
+        ({"optim": "adamw_8bit"}, "bitsandbytes"),
+        ({"optim": "sgd", "optim_args": "no_such"}, "optim_args"),
+        ({"adam_beta1": 2.0}, "beta"),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"no_such": 1}}, "no_such"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
+    ],
+)
+def test_what_the_trainer_could_not_make_is_refused_before_anything_is_written(tree, given, named):
+    if given.get("report_to") == "wandb" and find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    tree["training"] |= given
+    run = TrainingRun(check_recipe(tree), with_teacher=False, console=Console(file=io.StringIO()))
+    with pytest.raises(RecipeError, match=named):
+        run.plan()
+    with pytest.raises(RecipeError, match=f"training.*{named}"):
+        run.train()
+    assert not run.output.exists()
 
 
 def test_a_stored_recipe_that_cannot_be_read_is_named(tree, tmp_path):

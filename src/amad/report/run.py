@@ -113,11 +113,13 @@ def _is_loss(name: str) -> bool:
 def find_runs(paths: list[Path]) -> list[Path]:
     """The folders of runs that paths name: each is one, or holds some.
 
+    Files beside folders are passed over: ``seed-*`` names the locks and logs of a comparison too.
+
     Raises:
         DataError: if a path is neither.
     """
     folders: list[Path] = []
-    for path in paths:
+    for path in [path for path in paths if not path.is_file()] or paths:
         own = (
             [path]
             if (path / RECORDS_FILE).is_file()

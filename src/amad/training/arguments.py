@@ -1,10 +1,14 @@
 """The trainer's arguments: Hugging Face's, with defaults that suit distillation."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from transformers import Seq2SeqTrainingArguments
+from torch import nn
+from transformers import PreTrainedModel, Seq2SeqTrainingArguments, Trainer, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
 
 from amad.errors import RecipeError
 from amad.recipe import nearest_key
@@ -123,6 +127,50 @@ def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> Distill
         return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **(_quiet() | given))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"training: {error}") from None
+
+
+def check_makeable(arguments: DistillationArguments, model: PreTrainedModel, steps: int) -> None:
+    """Make trackers, optimizer and schedule once, on a parameter of no model, and forget them.
+
+    The trainer makes them where a run has begun, and its libraries raise what they like.
+
+    Args:
+        arguments: What names them.
+        model: Which some optimizers are chosen by.
+        steps: Of the run.
+
+    Raises:
+        RecipeError: if one cannot be made of its arguments, or needs a library that is not installed.
+    """
+    parameter = nn.Parameter(torch.zeros(1))
+    with _refused("report_to", arguments.report_to):
+        for tracker in get_reporting_integration_callbacks(arguments.report_to):
+            tracker()
+    with _refused("optim", arguments.optim.value, "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon"):
+        made, values = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        # Some come with the model's own parameters.
+        if not {"params", "model", "optimizer_dict"} & values.keys():
+            made([{"params": [parameter], "weight_decay": arguments.weight_decay}], **values)
+    with _refused("lr_scheduler_type", arguments.lr_scheduler_type.value, "lr_scheduler_kwargs"):
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            torch.optim.SGD([parameter], lr=arguments.learning_rate),
+            num_warmup_steps=arguments.get_warmup_steps(steps),
+            num_training_steps=steps,
+            scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+        )
+
+
+@contextlib.contextmanager
+def _refused(key: str, value: Any, *with_keys: str) -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
+        others = f", with {', '.join(with_keys)}," if with_keys else ""
+        raise RecipeError(
+            f"training.{key} {value!r}{others} cannot be had: {str(error).rstrip('.')}. Install what it needs, or give "
+            "another."
+        ) from None
 
 
 def _as_meant(key: str, value: Any) -> Any:

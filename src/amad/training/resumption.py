@@ -1,5 +1,6 @@
 """The folder of a run: whether it may be written to, and where a run that was interrupted goes on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,17 @@ def last_checkpoint(output: Path) -> Path | None:
     found = [
         folder
         for folder in (output / CHECKPOINTS_FOLDER).glob("checkpoint-*")
-        if folder.name.removeprefix("checkpoint-").isdigit() and (folder / _LAST_FILE).is_file()
+        if folder.name.removeprefix("checkpoint-").isdigit() and _is_whole(folder)
     ]
     return max(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether its last file was written to its end."""
+    try:
+        return isinstance(json.loads((checkpoint / _LAST_FILE).read_bytes()), dict)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
 
 
 def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path | None:

@@ -21,7 +21,7 @@ from amad.models.blip_regularization import check_stochastic_depth
 from amad.models.load import save_checkpoint
 from amad.recipe import Recipe, nearest_key
 from amad.records import RunRecords, environment
-from amad.training.arguments import DistillationArguments, make_arguments
+from amad.training.arguments import DistillationArguments, check_makeable, make_arguments
 from amad.training.callbacks import AnnouncedEpoch, KeptRecords, ShownProgress
 from amad.training.learned import GeneratingTask
 from amad.training.models import weights_digest
@@ -101,10 +101,6 @@ class TrainingRun:
         _ = task.is_scored
         self._check_parts()
         _ = self.parts.objective
-        arguments = self.arguments
-        steps = arguments.max_steps
-        if steps <= 0:
-            steps = math.ceil(arguments.num_train_epochs * self._steps_per_epoch)
         trained = self.parts.model.num_parameters()
         frozen = (
             0 if self.parts.teacher is None or not self.with_teacher else self.parts.teacher.num_parameters()
@@ -112,7 +108,7 @@ class TrainingRun:
         summary: dict[str, Any] = {
             f"training {task.training_items}": len(train),
             f"validation {task.items}": 0 if validation is None else len(validation),
-            "optimiser steps": steps,
+            "optimiser steps": self._steps,
             "examples per step": self._examples_per_step,
             "parameters trained": trained,
             "parameters of the teacher": frozen,
@@ -122,7 +118,7 @@ class TrainingRun:
             summary["bad examples left out"] = task.problems.n_bad
         if len(self.parts.pairing):
             records = [*self.parts.student_records().values(), *self.parts.teacher_records().values()]
-            recorded, maps = record_bytes(records, arguments.train_batch_size)
+            recorded, maps = record_bytes(records, self.arguments.train_batch_size)
             summary["recorded queries and keys (MiB)"] = round(recorded / 2**20, 1)
             summary["their attention maps would take (MiB)"] = round(maps / 2**20, 1)
         return {"sites": stack_rows(self.parts.sites), "pairs": self.pair_rows(), "summary": summary}
@@ -141,6 +137,11 @@ class TrainingRun:
     @property
     def _steps_per_epoch(self) -> int:
         return math.ceil(len(self.parts.datasets[0]) / self._examples_per_step)
+
+    @property
+    def _steps(self) -> int:
+        given, epochs = int(self.arguments.max_steps), float(self.arguments.num_train_epochs)
+        return given if given > 0 else math.ceil(epochs * self._steps_per_epoch)
 
     def examples_seen(self, step: int) -> int:
         """Training examples seen after so many optimiser steps; the last step of an epoch may see fewer."""
@@ -243,6 +244,7 @@ class TrainingRun:
         """
         self.parts.check_sight()
         check_stochastic_depth(self.parts.model, self.arguments.drop_path_rate)
+        check_makeable(self.arguments, self.parts.model, self._steps)
         terms = [name for name, term in self.recipe.objective if term is not None]
         generates = self._scores_texts and self.parts.model.can_generate()
         known = [
