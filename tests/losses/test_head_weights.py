@@ -38,8 +38,8 @@ def loss(form, student, teacher, worth=None):
 @given(form=st.sampled_from(FORMS), seed=st.integers(0, 50))
 @settings(max_examples=20)
 def test_one_head_that_matters_is_all_that_is_taught(form, seed):
-    student = plain.make_record(2, mask="padding", seed=seed)
-    teacher = plain.make_record(3, mask="padding", seed=seed + 1)
+    student = plain.make_record(2, mask="bool", seed=seed)
+    teacher = plain.make_record(3, mask="bool", seed=seed + 1)
     # Of three teacher heads, as many teach as the form has places for.
     n_taught = 2 if form[0] in ("assigned", "one_to_one") else 3
     alone = [
@@ -92,3 +92,8 @@ def test_what_cannot_be_weighed_is_refused():
         attention_term([PAIR]).weigh_heads({plain.SITE: -torch.ones(3)})
     with pytest.raises(RecipeError, match="worth anything"):
         attention_term([PAIR]).weigh_heads({})
+
+
+def test_worth_that_is_no_number_is_refused():
+    with pytest.raises(RecipeError, match=r"worth \[0\.1.*, inf, .*\], and each must be a finite number"):
+        attention_term([PAIR]).weigh_heads({plain.SITE: torch.tensor([0.1, float("inf"), 0.2])})

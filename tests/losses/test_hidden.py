@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from amad.axes import SitePair
+from amad.capture.record import TokenLayout
 from amad.errors import CaptureError, RecipeError, ShapeError
 from amad.losses.hidden import HiddenStates
 from amad.losses.objective import Captured, Objective, Targets
@@ -147,6 +148,10 @@ def test_what_cannot_be_compared_is_refused():
         ShapeError, match=r"token by token, but encoder.self\[0\] has 5 and .* of the teacher has 4"
     ):
         losses(term(student, teacher), student, teacher)
+    grids = (TokenLayout(1, 2, 2), TokenLayout(2, 1, 3))
+    on_grids = [dataclasses.replace(student, query_layout=grid) for grid in grids]
+    with pytest.raises(ShapeError, match=r"has 5 in a grid of 2 x 2 and .* has 5 in a grid of 1 x 3"):
+        losses(term(*on_grids), *on_grids)
     with pytest.raises(CaptureError, match="of the student has no hidden states with one per query"):
         term(plain.make_record(2), teacher)
     with pytest.raises(RecipeError, match=r"Call prepare\(\)"):

@@ -14,7 +14,7 @@ from transformers import (
 from amad.axes import SiteKey
 from amad.capture.gates import gated
 from amad.capture.sites import find_sites
-from amad.errors import CaptureError
+from amad.errors import CaptureError, RecipeError
 from amad.losses.importance import head_importance
 from amad.losses.objective import Captured, Targets
 from amad.losses.task import TaskLoss
@@ -209,6 +209,25 @@ def test_the_gradient_estimate_of_a_sample_with_several_rows_is_of_the_sample():
 
 def apart_tokens(labels):
     return [int((part != -100).sum()) for part in (labels[:1], labels[1:])]
+
+
+def test_it_is_per_token_whatever_the_unit_of_a_task():
+    model, batches = model_and_batches()
+    sites = find_sites(model)
+    of_tokens, of_samples = (
+        head_importance(model, sites, batches, task=TaskLoss(reduction)) for reduction in ("token", "sample")
+    )
+    assert of_samples.loss == of_tokens.loss
+    for key, worth in of_tokens.heads.items():
+        torch.testing.assert_close(of_samples.heads[key], worth)
+
+
+def test_an_estimate_nobody_knows_is_refused():
+    model, batches = model_and_batches()
+    # Without the type checker of these tests, which would refuse it first.
+    measure = getattr(head_importance, "__wrapped__", head_importance)
+    with pytest.raises(RecipeError, match="estimate 'ablate' is none of ablation, gradient"):
+        measure(model, find_sites(model), batches, estimate="ablate")
 
 
 def test_modules_keep_the_mode_that_each_was_in():

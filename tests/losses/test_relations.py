@@ -185,3 +185,15 @@ def test_what_cannot_be_related_is_refused():
 def test_the_term_asks_for_values():
     assert "value" in Relations([PAIR]).needs
     assert AttentionRecord.__dataclass_fields__["value"].default is None
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_vectors_with_one_sample_for_all_are_those_of_each(name, backend):
+    student, teacher = record(seed=1), record(4, seed=2)
+    one = getattr(student, name)[:1]
+    given, spelt_out = (
+        dataclasses.replace(student, **{name: vectors}) for vectors in (one, one.expand(2, -1, -1, -1))
+    )
+    with operator_backend(backend):
+        torch.testing.assert_close(losses(given, teacher), losses(spelt_out, teacher))

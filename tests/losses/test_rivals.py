@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amad.axes import SitePair
-from amad.errors import RecipeError
+from amad.errors import RecipeError, ShapeError
 from amad.losses.methods import attention_term
 from amad.losses.objective import Captured
 from amad.losses.variants import VARIANTS
@@ -296,3 +296,11 @@ def test_every_method_and_variant_that_a_recipe_may_name_has_its_term():
     for method, known in VARIANTS.items():
         for variant in known:
             assert attention_term([PAIR], method, variant).pairs == (PAIR,)
+
+
+@pytest.mark.parametrize(("n_student", "n_teacher"), [(2, 3), (3, 2), (1, 3), (3, 1)])
+@pytest.mark.parametrize(("method", "variant"), [(m, v) for m, known in VARIANTS.items() for v in known])
+def test_other_samples_than_the_teachers_are_refused(method, variant, n_student, n_teacher):
+    student, teacher = plain.make_record(2, n_batch=n_student), plain.make_record(3, n_batch=n_teacher)
+    with pytest.raises(ShapeError, match=f"different batches: {n_student} and {n_teacher} samples"):
+        losses(method, variant, student, teacher)

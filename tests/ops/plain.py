@@ -12,7 +12,18 @@ from amad.axes import SiteKey
 from amad.capture.record import AttentionRecord
 
 SITE = SiteKey("encoder.self", 0)
-MASKS = ("none", "bool", "per_head", "float", "infinite", "causal", "window", "segments", "keep")
+MASKS = (
+    "none",
+    "bool",
+    "per_head",
+    "float",
+    "ten_thousand",
+    "infinite",
+    "causal",
+    "window",
+    "segments",
+    "keep",
+)
 EXTRAS = ("plain", "bias", "softcap", "sinks", "grouped")
 
 
@@ -60,6 +71,9 @@ def make_record(
     elif mask == "float":
         added = torch.randn(n_batch, 1, n_queries, n_keys, generator=shared, dtype=torch.float64).to(dtype)
         fields["mask"] = added.masked_fill(~padding, torch.finfo(dtype).min)
+    elif mask == "ten_thousand":
+        # As BERT had it, and models that copied its code have it still.
+        fields["mask"] = torch.zeros(n_batch, 1, 1, n_keys, dtype=dtype).masked_fill(~padding, -10000.0)
     elif mask == "infinite":
         fields["mask"] = torch.zeros(n_batch, 1, 1, n_keys, dtype=dtype).masked_fill(~padding, -math.inf)
     elif mask == "causal":
@@ -75,6 +89,8 @@ def make_record(
         keep = torch.ones(n_batch, n_queries, dtype=torch.bool)
         keep[0, n_queries // 2 :] = False
         fields["query_keep"] = keep
+    elif mask != "none":
+        raise ValueError(f"no mask is called {mask!r}")
     return AttentionRecord(**fields)
 
 
@@ -120,7 +136,7 @@ def sees(record, sample, head, query, key):
     if mask is not None:
         index = [min(i, n - 1) for i, n in zip((sample, head, query, key), mask.shape, strict=True)]
         entry = mask[tuple(index)]
-        if not (bool(entry) if mask.dtype == torch.bool else float(entry) > torch.finfo(mask.dtype).min / 2):
+        if not (bool(entry) if mask.dtype == torch.bool else float(entry) > -5000):
             return False
     if record.causal_offset is not None and key > query + record.causal_offset:
         return False

@@ -164,3 +164,31 @@ def test_teachers_of_their_own_are_shown_by_their_mean(tmp_path):
     assert document["teacher"]["score"] == 85
     (amad,) = [group for group in document["groups"] if not group["is_teacher"]]
     assert (amad["n_runs"], amad["share"]) == (2, pytest.approx(100 * 68 / 85))
+
+
+def test_a_teachers_latency_is_the_one_beside_its_students(tmp_path):
+    def latency(folder, **medians):
+        with RunRecords(folder / "records.jsonl") as records:
+            for who, median in medians.items():
+                records.write(
+                    "model", who=who, latency_seconds={"median": median, "low": median, "high": median}
+                )
+
+    taught = write_run(tmp_path / "teacher", with_teacher=False, teacher=None, student=None)
+    latency(taught, model=0.062)
+    for seed, (student, teacher) in enumerate(((0.004, 0.007), (0.005, 0.008), (0.020, 0.030))):
+        run = write_run(tmp_path / f"amad-{seed}", seed=seed, teacher=str(taught / "model"))
+        latency(run, student=student, teacher=teacher)
+    document = documented(taught, *(tmp_path / f"amad-{seed}" for seed in range(3)))
+    found = {group["name"]: group["latency_seconds"]["median"] for group in document["groups"]}
+    assert found == {"teacher": 0.008, "AMAD kl": 0.005}
+    assert document["teacher"]["latency_seconds"]["median"] == 0.008
+
+
+def test_a_teacher_is_found_wherever_the_report_is_made(tmp_path, monkeypatch):
+    taught = write_run(tmp_path / "runs" / "taught", with_teacher=False, teacher=None, student=None)
+    student = write_run(tmp_path / "runs" / "student", teacher="runs/taught/model")
+    other = write_run(tmp_path / "runs" / "other", with_teacher=False, teacher=None, student=None)
+    monkeypatch.chdir("/")
+    assert [group["name"] for group in documented(taught, student)["groups"]] == ["teacher", "AMAD kl"]
+    assert [group["name"] for group in documented(other, student)["groups"]] == ["trained alone", "AMAD kl"]

@@ -163,3 +163,22 @@ def test_where_each_seed_has_a_teacher_the_teacher_belongs_to_the_seed(tmp_path)
     found = group_runs(runs(tmp_path / "crossed", *each, {"seed": 0, "teacher": "t-1/model"}))
     assert len(found) == 3
     assert all("teacher t-" in group.name for group in found)
+
+
+def test_teachers_that_differ_in_more_than_the_seed_are_compared(tmp_path):
+    two = [{"seed": 0, "teacher": "runs/t-0/model"}, {"seed": 1, "teacher": "assets/other/model"}]
+    assert len(group_runs(runs(tmp_path, *two))) == 2
+
+
+def test_what_differs_between_methods_is_named_even_where_each_is_alone(tmp_path):
+    found = group_runs(
+        runs(
+            tmp_path,
+            {"training": {"learning_rate": 1e-4}},
+            {"training": {"learning_rate": 1e-2}, "with_teacher": False},
+        )
+    )
+    assert [group.name for group in found] == [
+        "AMAD kl, learning_rate 0.0001",
+        "ground truth alone, learning_rate 0.01",
+    ]

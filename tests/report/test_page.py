@@ -302,3 +302,29 @@ def test_of_many_methods_the_first_and_the_best_lead_and_one_seed_is_said_once(t
     assert re.findall(r"(\d\d\.\d) % accuracy with", visible) == ["70.0", "75.0", "90.0", "80.0"]
     assert visible.count("nothing of chance") == 1
     assert "at equal seeds" not in visible
+
+
+def test_heads_that_teach_nobody_are_said_to_and_shares_sum_to_all(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(story, "weights", lambda step: [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    run = story.write_examples(write_run(tmp_path / "one_to_one"))
+    opened(browser, page_of(tmp_path / "report", run))
+    assert "Mixture of the student's heads" in browser.text(".looks")
+    browser.run("document.querySelector('input[name=teacher-head]').focus()")
+    browser.press("ArrowLeft")
+    said = browser.text(".looks")
+    assert "T3 of the teacher" in said
+    assert "teaches nobody" in said
+    assert "Mixture" not in said
+    assert "learns" not in said
+    assert browser.text("#heads").count("50 %") == 4
+
+
+def test_more_lines_than_dashes_are_told_apart(browser, tmp_path):
+    folders = [write_run(tmp_path / f"rate-{n}", training={"learning_rate": n / 1000}) for n in range(1, 12)]
+    opened(browser, page_of(tmp_path / "report", *folders))
+    strokes = browser.run(
+        "return [...document.querySelectorAll('[data-chart=score] svg path.line')].map((line) => "
+        "line.getAttribute('style') + line.getAttribute('stroke-dasharray'))"
+    )
+    assert len(strokes) == 11
+    assert len(set(strokes)) == 11

@@ -122,3 +122,15 @@ def test_the_best_model_evaluated_at_the_end_is_no_point_of_the_curve(tmp_path, 
     with RunRecords(folder / "records.jsonl") as records:
         story.score(records, 40, 90.0)
     assert read_run(folder).curve[-1] == (40, 2560, last)
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"), [("step", {"step": "ten", "loss": 1.0}), ("alignment", {"step": 10, "weights": None})]
+)
+def test_records_that_are_not_as_written_are_named(tmp_path, kind, broken):
+    place = {"stack": "encoder.self", "student_layer": 0, "teacher_layer": 0}
+    with RunRecords(tmp_path / "records.jsonl") as records:
+        story.begin(records, story.recipe())
+        records.write(kind, **place | broken)
+    with pytest.raises(DataError, match=f"a record of '{kind}' is not as amad writes it"):
+        read_run(tmp_path)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from amad.axes import SiteKey
 
+HIDDEN = -5000.0
+"""A float mask hides keys at or below: models mask with -10,000, -1e9 or the smallest number of their dtype."""
+
 
 class TokenLayout(NamedTuple):
     """How the tokens of an axis lie: ``before`` single ones, a grid of patches row by row, ``after`` more."""
@@ -161,7 +164,7 @@ class AttentionRecord:
             return self.probabilities[:, :, rows, keys] > 0
         if self.mask is not None:
             mask = (self.mask[:, :, rows] if self.mask.shape[2] > 1 else self.mask)[..., keys]
-            visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+            visible = mask if mask.dtype == torch.bool else mask > HIDDEN
         if self.causal_offset is not None or self.window is not None:
             device = self.query.device
             query = torch.arange(self.n_queries, device=device)[rows, None]

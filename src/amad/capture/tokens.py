@@ -8,11 +8,9 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from amad.capture.record import AttentionRecord, TokenLayout
+from amad.capture.record import HIDDEN, AttentionRecord, TokenLayout
 from amad.capture.sites import Site, clean_name, find_sites
 
-# Models that mask with -10000 and models that mask with their dtype's smallest number are both below this.
-_HIDDEN = -5000.0
 # Class, distillation and register tokens; more tokens outside of the grid mean that the grid is not this one.
 _MOST_EXTRA_TOKENS = 16
 
@@ -105,7 +103,7 @@ def _attends_itself(record: AttentionRecord) -> Bool[Tensor, "#batch query"] | N
     if mask is None or offset < 0:
         return None
     diagonal = mask[:, :, 0, offset:] if mask.shape[2] == 1 else mask.diagonal(offset, dim1=2, dim2=3)
-    visible = diagonal if diagonal.dtype == torch.bool else diagonal > _HIDDEN
+    visible = diagonal if diagonal.dtype == torch.bool else diagonal > HIDDEN
     return visible.any(1)
 
 

@@ -13,7 +13,10 @@ from amad.cli.screen import console, output, print_json, quiet_libraries, user_e
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, or a folder that holds some.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Folders of runs, a folder that holds some, or that of a comparison.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -39,7 +42,7 @@ def report(
 
     with user_errors():
         folders = find_runs(runs)
-        common = Path(os.path.commonpath(folders))
+        common = runs[0].resolve() if len(runs) == 1 else Path(os.path.commonpath(folders))
         if examples:
             quiet_libraries()
             for folder in folders:

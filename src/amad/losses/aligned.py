@@ -61,10 +61,15 @@ class AlignedAttention(PairTerm):
             importance: I of every head of the teacher's sites; see :mod:`amad.losses.importance`.
 
         Raises:
-            RecipeError: if a paired site is missing, or none of its heads is worth anything.
+            RecipeError: if a paired site is missing, none of its heads is worth anything, or one is worth no number.
         """
         for key in dict.fromkeys(pair.teacher for pair in self.pairs):
             worth = importance[key].clamp(min=0) if key in importance else torch.zeros(1)
+            if not worth.isfinite().all():
+                raise RecipeError(
+                    f"heads of the teacher's {key} are worth {worth.tolist()}, and each must be a finite number. "
+                    "Measure their importance again, or leave head_weights uniform."
+                )
             if not worth.sum() > 0:
                 raise RecipeError(
                     f"no head of the teacher's {key} is worth anything, so they cannot be weighed by it. Pair another "

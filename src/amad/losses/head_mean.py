@@ -22,8 +22,9 @@ class HeadMean(MeanOfHeads):
 
         Ht KL( mean_i T_i || mean_j S_j )    in nats, the mean over query rows
 
-    TextBrewer's ``attention_ce_mean`` (Yang et al. 2020, arXiv:2002.12620) is its cross entropy, without the factor
-    Ht, which stands here for the sum over teacher heads of every other method.
+    After TextBrewer's ``attention_ce_mean`` (Yang et al. 2020, arXiv:2002.12620), a cross entropy, which averages what
+    the softmax is taken of, where here maps are averaged; the factor Ht stands for the sum over teacher heads of
+    every other method.
 
     The cross entropy is linear in the teacher's map, so this is the ``kl`` of :class:`MeanOfHeads` less a constant,
     sum_i KL( T_i || mean_l T_l ), which is how far the teacher's heads are apart: both have the same gradient, and as

@@ -75,10 +75,13 @@ class HiddenStates(PairTerm):
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
         mine, aim = _hidden(student, "student"), _hidden(teacher, "teacher").detach()
-        if mine.shape[1] != aim.shape[1]:
+        grids = (student.query_layout, teacher.query_layout)
+        if mine.shape[1] != aim.shape[1] or (None not in grids and grids[0] != grids[1]):
+            told = ["" if grid is None else f" in a grid of {grid.height} x {grid.width}" for grid in grids]
             raise ShapeError(
-                f"hidden states are compared token by token, but {pair.student} has {mine.shape[1]} and {pair.teacher} "
-                f"of the teacher has {aim.shape[1]}. Give both models the same tokens, or leave the pair out."
+                f"hidden states are compared token by token, but {pair.student} has {mine.shape[1]}{told[0]} and "
+                f"{pair.teacher} of the teacher has {aim.shape[1]}{told[1]}. Give both models the same tokens, or "
+                "leave the pair out."
             )
         dtype = common_dtype(student, teacher)
         aim = aim.to(dtype)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from amad.capture.sites import Site
 from amad.data.collate import FOR_THE_LOSS
 from amad.errors import CaptureError
 from amad.losses.objective import Captured, Counts, Targets
+from amad.losses.pairs import check_choice
 from amad.losses.task import TaskLoss
 from amad.models.labels import predicts_next
 
@@ -73,8 +75,10 @@ def head_importance(
         on_progress: Called with forward passes done and in all.
 
     Raises:
+        RecipeError: if the estimate is unknown.
         CaptureError: if a site's heads cannot be silenced, or there is no batch.
     """
+    check_choice("estimate", estimate, get_args(Estimate))
     kept = list(batches)
     if not kept:
         raise CaptureError("importance is measured on examples, and there are none. Give at least one batch.")
@@ -86,6 +90,9 @@ def head_importance(
             )
     if task is None:
         task = TaskLoss(shift_labels=isinstance(model, PreTrainedModel) and predicts_next(model))
+    task = copy(task)
+    # What is measured is per target token, however a run sums.
+    task.reduction = "token"
     targets = [
         Targets(_rows(batch["labels"]), batch.get("label_weights"), row_counts=batch.get("answer_counts"))
         for batch in kept

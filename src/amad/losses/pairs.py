@@ -11,6 +11,7 @@ from amad.axes import SiteKey, SitePair
 from amad.capture.record import AttentionRecord
 from amad.errors import CaptureError, RecipeError
 from amad.losses.objective import Captured, Targets, Term, TermValue
+from amad.ops.resampling import check_same_batch
 
 
 class PairTerm(Term):
@@ -90,7 +91,12 @@ class PairTerm(Term):
     def pair_loss(
         self, pair: SitePair, student: AttentionRecord, teacher: AttentionRecord
     ) -> Float[Tensor, " batch"]:
-        """The loss of each sample at one pair of sites, before the weight of the pair."""
+        """The loss of each sample at one pair of sites, before the weight of the pair.
+
+        Raises:
+            ShapeError: if the records are of different batches.
+        """
+        check_same_batch(student, teacher)
         with torch.autocast(student.query.device.type, enabled=False):
             return self._loss(pair, student, teacher)
 

@@ -87,14 +87,15 @@ def relation_record(record: AttentionRecord, kind: str, n_relations: int, who: s
             f"relations need the {kind} vectors of {record.site} of the {who}, which its module does not show. Leave "
             "its stack out of objective.attention.stacks."
         )
-    joined = vectors.transpose(1, 2).flatten(2)
+    # A tensor may have one sample for all.
+    joined = vectors.transpose(1, 2).flatten(2).expand(record.n_batch, -1, -1)
     n_batch, n_tokens, width = joined.shape
     if width % n_relations:
         raise RecipeError(
             f"{n_relations} relation heads do not divide the {width} numbers of a {kind} of {record.site} of "
             f"the {who}. Choose objective.attention.relation_heads that divides the widths of both models."
         )
-    heads = joined.view(n_batch, n_tokens, n_relations, -1).transpose(1, 2)
+    heads = joined.reshape(n_batch, n_tokens, n_relations, -1).transpose(1, 2)
     if kind == "query":
         keep, layout = record.keep(), record.query_layout
     else:

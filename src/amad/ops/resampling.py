@@ -101,6 +101,20 @@ TeacherMap = AttentionRecord | ResampledMap
 """What a teacher's rows are taken from."""
 
 
+def check_same_batch(student: AttentionRecord, teacher: AttentionRecord) -> None:
+    """Refuse records of different numbers of samples, which no form of an operator could compare.
+
+    Raises:
+        ShapeError: naming both.
+    """
+    if student.n_batch != teacher.n_batch:
+        raise ShapeError(
+            f"student and teacher saw different batches: {student.n_batch} and {teacher.n_batch} samples, or windows "
+            f"of them, at {student.site} and {teacher.site}. Record both on the same inputs; where attention is over "
+            "windows, choose models with as many of them, or leave the pair out."
+        )
+
+
 def match_tokens(student: AttentionRecord, teacher: AttentionRecord) -> tuple[AttentionRecord, TeacherMap]:
     """Both on the student's tokens; the records themselves where the axes already agree.
 
@@ -123,11 +137,7 @@ def match_tokens(student: AttentionRecord, teacher: AttentionRecord) -> tuple[At
         ShapeError: if the batches differ or are empty, or axes differ in length and either layout is missing or the
             single tokens cannot be matched.
     """
-    if student.n_batch != teacher.n_batch:
-        raise ShapeError(
-            f"student and teacher saw different batches: {student.n_batch} and {teacher.n_batch} samples. "
-            "Record both on the same inputs."
-        )
+    check_same_batch(student, teacher)
     if 0 in student.map_shape or 0 in teacher.map_shape:
         raise ShapeError(
             f"maps of {student.site} (student) and {teacher.site} (teacher) are {student.map_shape} and "

@@ -61,6 +61,7 @@ def build_document(runs: Sequence[Run], title: str) -> dict[str, Any]:
             "latency": f"Latency was not measured. {AFTERWARDS}",
             "examples": f"Teacher and student have answered no examples in this run. {AFTERWARDS}",
         },
+        "reported": any(run.arm is not None and run.arm.score is not None for run in runs),
         "same_data": len({repr(_validation(run)) for run in runs}) == 1,
         "images": images,
         "runs": [
@@ -115,10 +116,25 @@ def _teacher(runs: Sequence[Run]) -> dict[str, Any] | None:
         return (found[0] if found else None) or None
     scores = [one["score"] for one in found if "score" in one and "sample" not in one]
     first = {key: value for key, value in found[0].items() if key not in _SCORED}
+    while_training = [one["score_while_training"] for one in found if "score_while_training" in one]
+    if len(while_training) == len(found):
+        first |= {"score_while_training": fmean(while_training)}
+    latency = _middle([known for one in found if (known := _latency(one))])
+    if latency is not None:
+        first |= {"latency_seconds": latency}
     return (first | {"score": fmean(scores)} if len(scores) == len(found) else first) or None
 
 
-_SCORED = ("score", "low", "high", "sample")
+_SCORED = ("score", "low", "high", "sample", "score_while_training")
+
+
+def _latency(model: Mapping[str, Any]) -> Mapping[str, float] | None:
+    return model.get("latency_seconds") or None
+
+
+def _middle(latencies: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
+    """That of the middle run; of two, the faster."""
+    return sorted(latencies, key=lambda one: one["median"])[(len(latencies) - 1) // 2] if latencies else None
 
 
 def _one_teacher(learned: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
@@ -129,6 +145,15 @@ def _one_teacher(learned: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
     own = next((run for run in runs if _is_teacher(run, learned)), None)
     if own is not None and own.score is not None:
         found = own.trained | found | {"score": own.score}
+    arm = next((run.arm for run in learned if run.arm is not None and run.arm.teacher is not None), None)
+    if arm is not None:
+        found |= {"score": arm.teacher}
+        if arm.teacher_while_training is not None:
+            found |= {"score_while_training": arm.teacher_while_training}
+    latency = _middle([known for run in learned if (known := _latency(run.models.get("teacher", {})))])
+    if latency is not None:
+        # Beside its students, and not when it was trained itself.
+        found |= {"latency_seconds": latency}
     if "score" not in found and "sample_score" in found:
         found |= {
             "score": found["sample_score"],
@@ -141,28 +166,42 @@ def _one_teacher(learned: Sequence[Run], runs: Sequence[Run]) -> dict[str, Any]:
 
 def _is_teacher(run: Run, runs: Sequence[Run]) -> bool:
     """Whether this run left the checkpoint from which the others learned."""
-    places = {other.recipe["teacher"] for other in runs if other.recipe.get("teacher")}
-    return run.folder in {Path(str(place)).resolve().parent for place in places}
+    places = {str(other.recipe["teacher"]) for other in runs if other.recipe.get("teacher")}
+    return any(_lies_at(run.folder, Path(place).parent) for place in places)
+
+
+def _lies_at(folder: Path, place: Path) -> bool:
+    """Whether a place that a recipe names may be this folder: what it is relative to, no record says."""
+    if place.is_absolute():
+        return folder == place.resolve()
+    parts = [part for part in place.parts if part != ".."]
+    return bool(parts) and list(folder.parts[-len(parts) :]) == parts
 
 
 def _group_row(group: Group, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
     score = group.score()
     models = [run.trained for run in group.runs]
-    seconds = [latency for model in models if (latency := model.get("latency_seconds"))]
+    seconds = [latency for model in models if (latency := _latency(model))]
+    if group.is_teacher and teacher and (beside := _latency(teacher)):
+        seconds = [beside]
     compared = _against_teacher(group, teacher or {})
     curve = group.curve()
     # A sample of the teacher's answers is no ground to say when a student reached it.
-    target = TARGET_SHARE * teacher["score"] if compared and teacher and "sample" not in teacher else None
+    known = compared and teacher and "sample" not in teacher
+    target = (
+        TARGET_SHARE * teacher.get("score_while_training", teacher["score"]) if known and teacher else None
+    )
     reached = [examples for examples, value in curve if target and value.mean >= target]
     return {
         "name": group.name,
+        "is_arm": group.runs[0].arm is not None,
         "n_runs": len(group.runs),
         "score": score and score._asdict(),
         "is_teacher": group.is_teacher,
         "share": compared,
         "parameters": next((model["parameters"] for model in models if "parameters" in model), None),
         "stacks": next((model["stacks"] for model in models if "stacks" in model), []),
-        "latency_seconds": seconds[0] if seconds else None,
+        "latency_seconds": _middle(seconds),
         "device": next((model["device"] for model in models if "device" in model), None),
         "target": target,
         "examples_to_target": reached[0] if reached else None,
@@ -188,7 +227,7 @@ def _rounded(value: Interval) -> list[float | None]:
 
 def _differences(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return [
-        {"of": second.name, "less": first.name} | found._asdict()
+        {"of": second.name, "less": first.name, "is_arm": second.runs[0].arm is not None} | found._asdict()
         for first, second, found in paired_differences([group for group in groups if not group.is_teacher])
     ]
 

@@ -1,7 +1,9 @@
 """Runs of one method, and what can be said of the method from them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from amad.intervals import Interval, mean_interval, paired_difference
@@ -14,6 +16,8 @@ _TRAINING_HABITS = (
     "logging_", "eval_", "save_", "report_to", "dataloader_", "disable_tqdm", "use_cpu", "per_device_eval",
     "predict_with_generate", "generation_max_length", "log_", "check_capture",
 )  # fmt: skip
+# What the words for a method say already.
+_IN_THE_METHOD = ("method", "objective.attention.method", "objective.attention.variant")
 _OF_THE_TEACHER = ("teacher", "pairing")
 
 
@@ -30,6 +34,11 @@ class Group:
     name: str
     runs: list[Run]
     is_teacher: bool = False
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether a comparison compares its others with it."""
+        return all(run.arm is not None and run.arm.is_baseline for run in self.runs)
 
     def curve(self) -> list[tuple[int, Interval]]:
         """Examples seen and the score over the runs, where every run that went so far was scored."""
@@ -52,10 +61,27 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs by method, in the order in which the methods first appear."""
+    """Runs by method, in the order in which the methods first appear; baselines of comparisons before them.
+
+    Arms of comparisons are called what their comparison calls them.
+    """
+    arms: dict[tuple[Path, str], list[Run]] = {}
+    for run in runs:
+        if run.arm is not None:
+            arms.setdefault((run.arm.comparison, run.arm.label), []).append(run)
+    several = len({comparison for comparison, _ in arms}) > 1
+    named = [
+        Group(f"{comparison.name}: {label}" if several else label, of_arm)
+        for (comparison, label), of_arm in arms.items()
+    ]
+    found = [*named, *_by_settings([run for run in runs if run.arm is None], have_own_teachers(runs))]
+    first = {id(run): number for number, run in enumerate(runs)}
+    return sorted(found, key=lambda group: (not group.is_baseline, first[id(group.runs[0])]))
+
+
+def _by_settings(runs: Sequence[Run], own_teachers: bool) -> list[Group]:
     groups: dict[str, list[Run]] = {}
     settings: dict[str, dict[str, Any]] = {}
-    own_teachers = have_own_teachers(runs)
     for run in runs:
         found = _settings(run)
         if own_teachers:
@@ -70,12 +96,20 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def have_own_teachers(runs: Sequence[Run]) -> bool:
-    """Whether there are several teachers, one for each seed: then the teacher belongs to the seed."""
+    """Whether there are several teachers whose places differ in the seed alone: then each belongs to its seed."""
     pairs = {
-        (run.recipe.get("seed"), str(run.recipe["teacher"])) for run in runs if run.recipe.get("teacher")
+        (str(run.recipe.get("seed")), str(run.recipe["teacher"])) for run in runs if run.recipe.get("teacher")
     }
-    n_seeds, n_teachers = (len(set(one)) for one in zip(*pairs, strict=True)) if pairs else (0, 0)
-    return n_seeds == n_teachers == len(pairs) > 1
+    if len({teacher for _, teacher in pairs}) != len(pairs) or len(pairs) < 2:
+        return False
+    return bool(set.intersection(*(_without_seed(seed, teacher) for seed, teacher in pairs)))
+
+
+def _without_seed(seed: str, place: str) -> set[str]:
+    """The place with ``{seed}`` for the seed's number, wherever it may stand for it."""
+    number = re.compile(rf"(?<!\d){re.escape(seed)}(?!\d)")
+    once = {f"{place[: found.start()]}{{seed}}{place[found.end() :]}" for found in number.finditer(place)}
+    return once | {number.sub("{seed}", place)}
 
 
 def paired_differences(groups: Sequence[Group]) -> list[tuple[Group, Group, Interval]]:
@@ -126,14 +160,18 @@ def kind(run: Run) -> str:
 
 def _name(run: Run, own: Mapping[str, Any], everyone: Sequence[Mapping[str, Any]]) -> str:
     like = [other for other in everyone if other["method"] == own["method"]]
-    # What most of them have in common goes without saying.
-    differing = [key for key in own if 2 * sum(other.get(key) == own[key] for other in like) <= len(like)]
+    # What most have in common goes without saying, among all methods that have it and among those of the same kind.
+    differing = [
+        key
+        for key in own
+        if key not in _IN_THE_METHOD and any(_is_rare(key, own[key], among) for among in (like, everyone))
+    ]
     varying = {
         key
         for other in like
         for key in other
         if any(key not in one or one[key] != other[key] for one in like)
-    }
+    } | set(differing)
     parts = []
     for key in differing:
         last = key.rpartition(".")[2]
@@ -165,3 +203,9 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
         else:
             flat.append((f"{prefix}{key}", value))
     return flat
+
+
+def _is_rare(key: str, value: Any, among: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no more than half of those that have the key have this value."""
+    values = [one[key] for one in among if key in one]
+    return 2 * values.count(value) <= len(values)

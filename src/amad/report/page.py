@@ -66,7 +66,7 @@ def render(document: Mapping[str, Any]) -> str:
         notices=_notices(document),
         method_columns=METHOD_COLUMNS,
         method_rows=[_method_row(group, document) for group in document["groups"]],
-        differences=_differences(document) + _hints(document),
+        differences=_about_scores(document) + _differences(document) + _hints(document),
         n_runs=len(document["runs"]),
         runs=[_run_facts(run, document) for run in document["runs"]],
         footer=f"Made by amad {__version__} from the records of {_many(len(document['runs']), 'run')}. "
@@ -126,7 +126,7 @@ def _lead(document: Mapping[str, Any]) -> list[str]:
             continue
         size = f" with {group['parameters']:,} parameters" if group["parameters"] else ""
         score = f"{_score(group['score']['mean'], document)} {document['score']['name']}"
-        line = f"{_capital(group['name'])}: {score}{size}"
+        line = f"{_capital(group, 'name')}: {score}{size}"
         if group["share"] is not None:
             sample = teacher.get("sample")
             where = f"; on {sample} examples that both answered" if sample else ""
@@ -139,8 +139,10 @@ def _lead(document: Mapping[str, Any]) -> list[str]:
     return [line for number, (score, line) in enumerate(lines) if number == 0 or score in best]
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _capital(named: Mapping[str, Any], key: str) -> str:
+    """Words begin with a capital; the label of an arm stays as it is."""
+    text = str(named[key])
+    return text if named["is_arm"] else text[:1].upper() + text[1:]
 
 
 def _notices(document: Mapping[str, Any]) -> list[str]:
@@ -197,9 +199,18 @@ def _differences(document: Mapping[str, Any]) -> list[str]:
     return [_difference(difference, document) for difference in found]
 
 
+def _about_scores(document: Mapping[str, Any]) -> list[str]:
+    if not document["reported"]:
+        return []
+    return [
+        "Scores are those that amad compare reports; the curves are of evaluations while training, which may be on "
+        "fewer examples."
+    ]
+
+
 def _difference(found: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     digits = document["score"]["digits"]
-    said = f"{_capital(found['of'])} less {found['less']}, at equal seeds: {found['mean']:+.{digits}f}"
+    said = f"{_capital(found, 'of')} less {found['less']}, at equal seeds: {found['mean']:+.{digits}f}"
     if found["low"] is None:
         seeds = "one seed, which" if found["n"] == 1 else f"{found['n']} seeds that differ alike, which"
         return said + f" from {seeds} says nothing of chance."

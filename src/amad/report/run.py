@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from amad.errors import DataError
 from amad.records import iter_records
+from amad.report.arms import Arm, find_arm, runs_of_comparison
 from amad.report.thinning import Thinned, averaged
 
 RECORDS_FILE = "records.jsonl"
@@ -50,6 +51,7 @@ class Run:
         alignment: Steps, and for each the figures of every pair.
         not_finite: Logged steps at which the loss was no finite number.
         train_seconds: None if the run did not end.
+        arm: What it is in a comparison, where it lies in one.
         resumed_from: The checkpoint that it went on from, and that its seconds are counted from; None for the start.
     """
 
@@ -66,6 +68,7 @@ class Run:
     not_finite: list[int] = field(default_factory=list)
     train_seconds: float | None = None
     resumed_from: str | None = None
+    arm: Arm | None = None
 
     @property
     def ended(self) -> bool:
@@ -84,7 +87,9 @@ class Run:
 
     @property
     def score(self) -> float | None:
-        """The main score on all that was asked afterwards, or at the end of the run, or the last while it trained."""
+        """The main score: what its comparison reports, or on all that was asked afterwards, or the run's last."""
+        if self.arm is not None and self.arm.score is not None:
+            return self.arm.score
         afterwards = self.trained.get("score", self.final.get(SCORES[self.task][0]))
         if afterwards is not None:
             return float(afterwards)
@@ -111,24 +116,23 @@ def _is_loss(name: str) -> bool:
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """The folders of runs that paths name: each is one, or holds some.
+    """The folders of runs that paths name: each is one, holds some, or is a comparison of ``amad compare``.
 
     Files beside folders are passed over: ``seed-*`` names the locks and logs of a comparison too.
 
     Raises:
-        DataError: if a path is neither.
+        DataError: if a path is none of them.
     """
     folders: list[Path] = []
     for path in [path for path in paths if not path.is_file()] or paths:
-        own = (
-            [path]
-            if (path / RECORDS_FILE).is_file()
-            else sorted(file.parent for file in path.glob(f"*/{RECORDS_FILE}"))
-        )
+        own = runs_of_comparison(path, RECORDS_FILE)
+        if own is None and (path / RECORDS_FILE).is_file():
+            own = [path]
+        own = own or sorted(file.parent for file in path.glob(f"*/{RECORDS_FILE}"))
         if not own:
             raise DataError(
                 f"{path} holds no {RECORDS_FILE}, nor does a folder in it. Name the folder of a run of amad train or "
-                f"amad distill, or one that holds such folders."
+                f"amad distill, one that holds such folders, or that of a comparison of amad compare."
             )
         folders += own
     return list(dict.fromkeys(folder.resolve() for folder in folders))
@@ -159,11 +163,17 @@ def read_run(folder: Path, on_event: Callable[[], None] | None = None) -> Run:
             # A run that goes on has not ended, whatever it was before.
             run.models, run.final, run.train_seconds = {}, {}, None
         elif run is not None:
-            _add(run, event)
+            try:
+                _add(run, event)
+            except (KeyError, ValueError, TypeError) as error:
+                raise DataError(
+                    f"{path}: a record of {event['event']!r} is not as amad writes it ({error!r}). Restore the file."
+                ) from None
         if on_event is not None:
             on_event()
     if run is None:
         raise DataError(f"{path} names no recipe, so these are no records of a run. Check the path.")
+    run.arm = find_arm(folder, SCORES[run.task][0])
     return run
 
 
@@ -198,6 +208,8 @@ def _add_alignment(run: Run, values: dict[str, Any]) -> None:
     if not _is_finite([value for name, value in values.items() if name != "stack"]):
         # Of a run that diverged: there is nothing to draw.
         return
+    if not all(isinstance(row, list) for row in values["weights"]):
+        raise TypeError("weights are rows of numbers")
     place = Place(str(values["stack"]), int(values["student_layer"]), int(values["teacher_layer"]))
     run.alignment.add(int(values["step"]), place, values)
 

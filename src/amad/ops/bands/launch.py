@@ -7,7 +7,7 @@ import triton
 from jaxtyping import Float
 from torch import Tensor
 
-from amad.capture.record import AttentionRecord
+from amad.capture.record import HIDDEN, AttentionRecord
 from amad.ops.bands import kernels
 from amad.ops.bands.configs import head_config, padded
 from amad.ops.bands.workspace import Band
@@ -145,7 +145,7 @@ def _scores(record: AttentionRecord) -> dict[str, Any]:
     if mask is not None:
         is_bool = mask.dtype == torch.bool
         kind = kernels.BOOL_MASK if is_bool else kernels.FLOAT_MASK
-        hidden = 0.0 if is_bool else torch.finfo(mask.dtype).min / 2
+        hidden = 0.0 if is_bool else HIDDEN
         mask = (mask.view(torch.uint8) if is_bool else mask).expand(record.map_shape)
     if bias is not None:
         bias = bias.expand(record.map_shape)

@@ -1,7 +1,7 @@
 function showAnswers(run) {
   const body = clear(document.getElementById("answers-body"));
   const found = run.examples;
-  if (!found) {
+  if (!found || !found.n) {
     body.append(make("p", { class: "note" }, data.hints.examples));
     return;
   }

@@ -197,6 +197,7 @@ function showAttention(run) {
 
     function students() {
       const now = taught && taught.weights.findLast(Boolean)[state.head].map((one) => one / 1000);
+      const teaches = now && now.some((one) => one > 0);
       const cards = student.heads.map((head, j) =>
         make(
           "figure",
@@ -207,7 +208,7 @@ function showAttention(run) {
             "figcaption",
             {},
             make("strong", {}, `S${j}`),
-            now ? ` learns ${percent(now[j])}` : "",
+            teaches ? ` learns ${percent(now[j])}` : "",
             make("br"),
             `cosine ${cosines[state.head][j].toFixed(2)} here, ${percent(head.share)} on the image`,
           ),
@@ -230,10 +231,11 @@ function showAttention(run) {
               " of the teacher",
               make("br"),
               `${percent(chosen.share)} on the image`,
+              now && !teaches ? [make("br"), "teaches nobody"] : "",
             ),
           ),
           cards,
-          now && student.heads.length > 1
+          teaches && student.heads.length > 1
             ? (() => {
                 const mixed = mixture(student, now);
                 return make(

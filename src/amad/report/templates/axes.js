@@ -1,4 +1,6 @@
 const DASHES = ["", "7 4", "2 4", "10 4 2 4", "4 2", "12 5", "1 3", "8 3 1 3"];
+// A ninth line has the first colour again, and another dash.
+const dashed = (index) => DASHES[(index + Math.floor(index / 8)) % 8];
 const colour = (index) => `var(--s${index % 8})`;
 
 // Charts are drawn at the width they have, so that their text is as large on a phone as on a desk.
@@ -68,7 +70,7 @@ function legend(series) {
             y2: 5,
             class: one.reference ? "reference" : "line",
             style: one.reference ? null : `stroke: ${colour(one.colour)}`,
-            "stroke-dasharray": one.reference ? null : DASHES[one.dash || 0],
+            "stroke-dasharray": one.reference ? null : dashed(one.dash || 0),
           }),
         ),
         one.name,

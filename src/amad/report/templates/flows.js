@@ -1,5 +1,7 @@
 // Why there is nothing to show of who teaches whom.
 function uncompared(run) {
+  if (run.compares_attention && !run.ended)
+    return "This run has recorded no weights between heads yet.";
   return run.compares_attention
     ? "This run compared attention and recorded no weights between heads: its method has none, or log_alignment was off."
     : "No teacher's attention was compared in this run.";

@@ -96,6 +96,8 @@ function showHeads(run) {
 function headsOf(pair) {
   const rows = pair.weights.findLast(Boolean);
   const n = rows[0].length;
+  // Teacher heads that teach nobody have no weight to share out.
+  const all = rows.flat().reduce((sum, weight) => sum + weight, 0) || 1;
   return rows[0].map((_, j) => {
     const others = pair.alike
       ? pair.alike[j].map((cosine, l) => ({ cosine, l })).filter(({ l }) => l !== j)
@@ -105,7 +107,7 @@ function headsOf(pair) {
       pair,
       head: j,
       even: 1 / n,
-      taught: rows.reduce((sum, row) => sum + row[j], 0) / 1000 / rows.length,
+      taught: rows.reduce((sum, row) => sum + row[j], 0) / all,
       preferredBy: rows.flatMap((row, i) => (row[j] > 0 && row[j] === Math.max(...row) ? [i] : [])),
       double: nearest && nearest.l,
       cosine: nearest && nearest.cosine,

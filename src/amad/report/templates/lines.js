@@ -119,7 +119,7 @@ function lineChart(holder, spec) {
         draw("path", {
           class: "line",
           style: paint,
-          "stroke-dasharray": DASHES[one.dash || 0],
+          "stroke-dasharray": dashed(one.dash || 0),
           d: path(one.points),
         }),
       );
