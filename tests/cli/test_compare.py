@@ -122,6 +122,7 @@ def test_a_recipe_without_a_teacher_has_nothing_to_compare(amad, teacher_tree):
 def test_a_folder_says_what_is_compared_and_takes_nothing_else(amad, recipe):
     amad.succeed("compare", recipe, "--out", "out", "--list")
     assert "--seeds has no place" in amad.refuse("compare", "out", "--seeds", 5)
+    assert "--search-seed has no place" in amad.refuse("compare", "out", "--search-seed", 0)
     assert "key=value has no place" in amad.refuse("compare", "out", "pairing=last")
     Path("empty").mkdir()
     assert "has no compare.yaml" in amad.refuse("compare", "empty")
@@ -133,6 +134,13 @@ def test_without_a_choice_the_three_ways_are_compared_beside_the_recipes_output(
     assert {Path(line.split()[2]).parent for line in listed["ready"][2:]} == {
         Path("student-compare/runs") / name for name in ("none", "logits", "amad")
     }
+
+
+def test_a_comparison_that_grows_keeps_its_baseline(amad, recipe):
+    said = ("compare", recipe, "--out", "out", "--jobs", 0, "--methods")
+    assert amad.document(*said, "none,amad", "--baseline", "amad")["baseline"] == "amad"
+    assert amad.document(*said, "none,amad,mean")["baseline"] == "amad"
+    assert amad.document(*said, "none,amad,mean", "--baseline", "mean")["baseline"] == "mean"
 
 
 def test_a_table_without_runs_can_be_had_at_once(amad, recipe):

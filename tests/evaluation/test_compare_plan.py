@@ -90,6 +90,20 @@ def test_what_an_arm_sets_itself_and_what_its_method_does_not_read_is_not_search
     assert one.runs(OUT, fixed, ())[0].recipe.objective.attention.temperature == 0.5
 
 
+NOTHING = ("data.validation=null", "data.holdout=null")
+SHORT = Arm(label="short", method="amad", overrides=("training.max_steps=5",))
+
+
+def test_the_same_batch_may_be_taken_in_parts(describe):
+    halves = Arm(
+        label="halves",
+        method="amad",
+        overrides=("training.per_device_train_batch_size=4", "training.gradient_accumulation_steps=2"),
+    )
+    training = describe.recipe().training | {"per_device_train_batch_size": 8}
+    assert describe.comparison("none", halves, recipe=describe.recipe(training=training)).arms[1] == halves
+
+
 @pytest.mark.parametrize(
     ("arms", "more", "said"),
     [
@@ -114,6 +128,10 @@ def test_what_an_arm_sets_itself_and_what_its_method_does_not_read_is_not_search
         (["none", "amad"], {"search": {"weight": (1, -2)}}, "greater than or equal to 0"),
         (["none", "amad"], {"report": ("data.holdout.seed=1",)}, "would report on what was trained on"),
         (["none", "amad"], {"report": ("data.validatoin=null",)}, "did you mean 'validation'"),
+        (["none", "amad"], {"report": NOTHING}, "--report leaves nothing to report on"),
+        (["none", SHORT], {}, "arm 'short' has training.max_steps 5, and the comparison"),
+        (["none", "amad"], {"search": {"training.max_steps": (5, 6)}}, "has training.max_steps 5"),
+        (["none", "amad"], {"search": {"training.per_device_train_batch_size": (5, 6)}}, "has a batch of 5"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(describe, arms, more, said):

@@ -110,6 +110,15 @@ def test_one_seed_gives_a_difference_and_no_verdict(describe, leave, tmp_path):
     assert amad["difference"] == {"mean": 10, "deviation": None, "low": None, "high": None}
 
 
+def test_seeds_that_differ_alike_have_no_interval(describe, leave, tmp_path):
+    one = describe.comparison("none", "amad")
+    for arm, value in zip(one.arms, (50.0, 55.0), strict=True):
+        for run in one.runs(tmp_path, arm, ()):
+            leave.finish(run, value + run.seed, reported=value + run.seed)
+    text = markdown(summarise(one, tmp_path, NOTHING))
+    assert "| +5.00 in every seed | not enough seeds |" in text
+
+
 def test_unequal_budgets_are_refused(three, leave, tmp_path):
     run = three.runs(tmp_path, three.arms[2], ())[1]
     (run.folder / "records.jsonl").unlink()

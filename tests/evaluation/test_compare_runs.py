@@ -117,9 +117,10 @@ def test_what_was_evaluated(tmp_path, leave):
     assert read_reported(tmp_path, "vqa") is None
     leave.evaluated(tmp_path, 71.25)
     assert read_reported(tmp_path, "vqa") == Reported(71.25, "abc")
-    leave.evaluated(tmp_path, None)
-    with pytest.raises(DataError, match="nothing to score against"):
-        read_reported(tmp_path, "vqa")
+    for value in (None, float("nan")):
+        leave.evaluated(tmp_path, value)
+        with pytest.raises(DataError, match="nothing to score against"):
+            read_reported(tmp_path, "vqa")
     with pytest.raises(DataError, match=r"is not what amad evaluate writes.*BLEU"):
         read_reported(tmp_path, "translation")
 

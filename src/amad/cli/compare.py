@@ -51,7 +51,11 @@ def compare(
         typer.Option(min=1, help="Runs of each: seeds 0, 1, 2 ...; 3 when absent.", show_default=False),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="Label to compare with; the first when absent.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Label to compare with; that of the comparison that is there, or the first, when absent.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -154,7 +158,7 @@ def _going_on(folder: Path, given: dict[str, Any]) -> "Comparison":
 
     comparison = read_comparison(folder)
     for name, value in given.items():
-        if value:
+        if value is not None and value != []:
             raise RecipeError(
                 f"{folder} is a comparison that is described already, so {name} has no place. Give the recipe and "
                 f"everything else again to add arms or seeds, or the folder alone to go on."
@@ -179,12 +183,19 @@ def _described(path: Path, given: dict[str, Any]) -> tuple["Comparison", Path]:
         recipe=recipe.model_copy(update={"seed": 0, "output": str(folder)}),
         arms=chosen,
         n_seeds=given["--seeds"] or 3,
-        baseline=given["--baseline"] or (chosen[0].label if chosen else ""),
+        baseline=given["--baseline"] or _baseline_of(folder) or (chosen[0].label if chosen else ""),
         search=parse_search(given["--search"] or []),
         search_seed=100 if seed is None else seed,
         report=tuple(report),
     )
     return comparison, folder
+
+
+def _baseline_of(folder: Path) -> str | None:
+    """The baseline of the comparison that is there and may grow now."""
+    from amad.evaluation.compare_described import COMPARISON_FILE, read_comparison
+
+    return read_comparison(folder).baseline if (folder / COMPARISON_FILE).exists() else None
 
 
 def _check_arguments(comparison: "Comparison") -> None:

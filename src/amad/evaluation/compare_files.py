@@ -166,6 +166,8 @@ def _difference(difference: Mapping[str, Any] | None, decimals: int) -> str:
     mean = f"{difference['mean']:+.{decimals}f}"
     if difference["low"] is None:
         return mean
+    if difference["deviation"] == 0 and difference["mean"]:
+        return f"{mean} in every seed"
     return f"{mean} ({difference['low']:+.{decimals}f} to {difference['high']:+.{decimals}f})"
 
 

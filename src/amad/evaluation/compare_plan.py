@@ -9,6 +9,7 @@ It is a folder:
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,6 +144,7 @@ class Comparison(Section):
         # Every recipe of it is made once, and refused here if it breaks a rule.
         for arm in self.arms:
             for setting in self.settings(arm):
+                self._check_budget(arm, self._recipe(arm, setting, 0, self.recipe.output))
                 for seed in (0, 1):
                     teacher = self._recipe(arm, setting, seed, self.recipe.output).teacher
                     if teacher != self.teacher(seed):
@@ -158,9 +160,24 @@ class Comparison(Section):
                 )
         return self
 
+    def _check_budget(self, arm: Arm, recipe: Recipe) -> None:
+        """All arms take as many steps over as many examples; what a run costs beside is its own."""
+        given, own = (_budget(one) for one in (self.recipe, recipe))
+        for key, value in own.items():
+            if value != given[key]:
+                raise RecipeError(
+                    f"arm {arm.label!r} has {key} {value}, and the comparison {given[key]}: all arms have one budget. "
+                    "Make a comparison for each."
+                )
+
     def _check_report(self) -> None:
         """Nothing is reported on that was trained on: neither a training file, nor another holdout of its images."""
         data, reported = self.recipe.data, self.reported_recipe.data
+        if not reported.validates:
+            raise RecipeError(
+                f"--report leaves nothing to report on: give {' or '.join(reported.validation_keys)} there, or leave "
+                "--report out."
+            )
         trained = [getattr(data, "train", None), *getattr(data, "also_train", [])]
         if _source(getattr(reported, "validation", None)) in [_source(files) for files in trained]:
             raise RecipeError(
@@ -271,6 +288,18 @@ class Comparison(Section):
             raise RecipeError(f"arm {arm.label!r}: {error}") from None
         teacher = recipe.teacher and recipe.teacher.replace(_SEED, str(seed))
         return recipe.model_copy(update={"seed": seed, "output": output, "teacher": teacher})
+
+
+def _budget(recipe: Recipe) -> dict[str, Any]:
+    """What decides how many steps are taken and how many examples each sees, as far as the recipe says."""
+    training = recipe.training
+    sizes = [training.get("per_device_train_batch_size", 8), training.get("gradient_accumulation_steps", 1)]
+    return {
+        "training.max_steps": training.get("max_steps"),
+        "training.num_train_epochs": training.get("num_train_epochs"),
+        # Halves of a batch are as many examples as the whole.
+        "a batch of": math.prod(sizes) if all(isinstance(size, int) for size in sizes) else sizes,
+    }
 
 
 def _unread(recipe: Recipe) -> set[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def read_reported(folder: Path, task: str) -> Reported | None:
         raise DataError(
             f"{path} is not what amad evaluate writes ({error}). Remove it, so that it is made again."
         ) from None
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(
             f"{path} has {figure} = {value!r}: there is nothing to score against. Name other data."
         )
