@@ -228,7 +228,7 @@ class Recipe(Section):
 
     task: Task
     output: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     data: RecipeData
     model: ModelRecipe | None = None
     teacher: str | None = None

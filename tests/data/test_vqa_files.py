@@ -91,6 +91,13 @@ def test_images_by_id_and_by_split(tmp_path):
     assert next(read_vqa_v2(*paths, "{split}_{image_id}.png", split="train")).image.name == "train_1.png"
 
 
+def test_an_empty_file_is_no_matter_of_the_template(tmp_path):
+    paths = write(tmp_path, [question()], [annotation()], ["1.png"])
+    paths[0].write_text("")
+    with pytest.raises(DataError, match=r"questions\.json.*not (valid )?JSON|questions\.json.*empty"):
+        list(read_vqa_v2(*paths, "{split}_{image_id}.png"))
+
+
 def test_a_split_that_cannot_be_read_off_is_asked_for(tmp_path):
     paths = write(tmp_path, [question()], [annotation()], ["1.png"], subtype="test2015")
     with pytest.raises(DataError, match="data_subtype is 'test2015', which is neither"):

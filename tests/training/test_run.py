@@ -174,6 +174,12 @@ def test_what_a_checkpoint_keeps_or_lacks_of_the_optimizer_is_no_matter_of_resum
         ("predict_with_generate", False, "scored as they are generated"),
         ("prediction_loss_only", True, "scored as they are generated"),
         ("resume_from_checkpoint", "nowhere", "Give the command --resume"),
+        ("remove_unused_columns", True, "Leave it out"),
+        ("generation_config", "elsewhere", "Give generation_max_length"),
+        ("push_to_hub", True, "hf upload"),
+        ("use_liger_kernel", True, "keeps the logits to itself"),
+        ("fsdp", "full_shard", "DistillationTrainer"),
+        ("deepspeed", "foo.json", "DistillationTrainer"),
         ("label_smoothing_factor", 0.1, r"Give objective\.task\.label_smoothing"),
     ],
 )
@@ -338,6 +344,9 @@ def test_a_checkpoint_counts_once_its_last_file_is_there(tmp_path):
         ({"adam_beta1": 2.0}, "beta"),
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"no_such": 1}}, "no_such"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "min_lr"),
+        ({"save_strategy": "best"}, "metric_for_best_model"),
+        ({"dataloader_persistent_workers": True}, "persistent_workers"),
+        ({"log_level": "foo"}, "unknown value 'foo'"),
     ],
 )
 def test_what_the_trainer_could_not_make_is_refused_before_anything_is_written(tree, given, named):
@@ -350,6 +359,16 @@ def test_what_the_trainer_could_not_make_is_refused_before_anything_is_written(t
     with pytest.raises(RecipeError, match=f"training.*{named}"):
         run.train()
     assert not run.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"fp16": True}, "fp16 needs an accelerator"), ({"accelerator_config": "foo.json"}, "foo.json")],
+)
+def test_arguments_that_the_libraries_refuse_are_refused(tree, given, said):
+    tree["training"] |= given
+    with pytest.raises(RecipeError, match=f"training: .*{said}"):
+        run_of(tree)
 
 
 def test_a_stored_recipe_that_cannot_be_read_is_named(tree, tmp_path):
@@ -406,7 +425,22 @@ def test_values_become_what_the_trainer_computes_with(given, checked):
 
 @pytest.mark.parametrize(
     "given",
-    [{"max_steps": "many"}, {"max_steps": 1.5}, {"learning_rate": [1]}, {"gradient_accumulation_steps": 0}],
+    [
+        {"max_steps": "many"},
+        {"max_steps": 1.5},
+        {"max_steps": 0},
+        {"max_steps": -3},
+        {"num_train_epochs": 0},
+        {"num_train_epochs": -3.0, "max_steps": -1},
+        {"learning_rate": [1]},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("inf")},
+        {"weight_decay": float("nan")},
+        {"dataloader_num_workers": -1},
+        {"eval_accumulation_steps": 0},
+        {"gradient_accumulation_steps": 0},
+        {"load_best_model_at_end": True},
+    ],
 )
 def test_values_that_are_none_are_refused_by_key(given):
     with pytest.raises(RecipeError, match=rf"training\.{next(iter(given))}"):
@@ -430,3 +464,58 @@ def test_a_run_that_another_process_began_meanwhile_is_left_as_it_is(tree, monke
         run.train()
     assert (Path(tree["output"]) / "recipe.yaml").read_text() == "theirs"
     assert len(read_records(Path(tree["output"]) / "records.jsonl")) == 1
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_that_blocks_its_remedy(tree, monkeypatch):
+    def fail(self, *args, **kwargs):
+        assert (Path(tree["output"]) / "recipe.yaml").exists()
+        raise DataError("an image is broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("amad.training.trainer.DistillationTrainer.check_capture", fail)
+        patched.setattr("amad.training.trainer.DistillationTrainer._inner_training_loop", fail)
+        with pytest.raises(DataError, match="an image is broken"):
+            run_of(tree).train()
+    assert not Path(tree["output"]).exists()
+    tree["data"]["on_bad_example"] = "skip"
+    assert run_of(tree).train()["examples_seen"] == 144
+
+
+def test_what_differs_on_resuming_is_named_alone(tree):
+    tree["training"] |= {"save_strategy": "steps", "save_steps": 3}
+    run_of(tree).train()
+    tree["data"]["on_bad_example"] = "skip"
+    with pytest.raises(RecipeError, match=r"has data\.on_bad_example = 'raise', and .* has 'skip'\. Resume"):
+        run_of(tree).train(resume=True)
+
+
+def test_a_loss_that_was_no_number_is_told(tree):
+    tree["training"] |= {"learning_rate": 1e30, "max_grad_norm": 0.0, "max_steps": 4}
+    heard = io.StringIO()
+    run = TrainingRun(check_recipe(tree), with_teacher=False, console=Console(file=heard, width=500))
+    step = run.train()["loss_not_finite_at_step"]
+    assert 1 < step <= 4
+    assert f"the loss was no finite number at step {step}" in heard.getvalue()
+
+
+def test_several_processes_are_refused(tree, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="a recipe is run by one process, and 2 were started"):
+        run_of(tree)
+
+
+def test_targets_that_the_tokenizer_does_not_know_are_refused(tree, scenes, tmp_path):
+    tree["training"]["max_steps"] = 1
+    run_of(tree).train()
+    known = json.loads((scenes / "annotations_train.json").read_text())
+    for row in known["annotations"]:
+        for answer in row["answers"]:
+            answer["answer"] = "grün"
+        row["multiple_choice_answer"] = "grün"
+    (scenes / "foreign.json").write_text(json.dumps(known))
+    tree["data"]["train"]["annotations"] = "foreign.json"
+    tree |= {"output": str(tmp_path / "other"), "model": {"path": str(tmp_path / "run" / "model")}}
+    for look in (TrainingRun.plan, TrainingRun.train):
+        with pytest.raises(RecipeError, match=r"\d+ % of the target tokens .* are unknown to the tokenizer"):
+            look(run_of(tree))
+    assert not Path(tree["output"]).exists()

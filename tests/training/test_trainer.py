@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -26,6 +27,8 @@ from transformers import (
 from amad.axes import SiteKey, SitePair
 from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError, ShapeError
 from amad.losses.amad import AttentionAlignment
+from amad.losses.hidden import HiddenStates
+from amad.losses.learned import LearnedMixture
 from amad.losses.logits import LogitsDistillation
 from amad.losses.objective import Objective
 from amad.losses.task import TaskLoss
@@ -517,6 +520,39 @@ def test_a_causal_model_learns_the_next_word_as_its_own_loss_has_it(tmp_path):
     assert trainer.evaluate()["eval_loss_task"] == pytest.approx(expected, rel=1e-5)
     trainer.train()
     assert all(map(parts_add_up, training_logs(trainer)))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_causal_model_with_rotary_positions_learns_under_bf16_autocast(tmp_path, implementation):
+    student, teacher = llama(2, 1, 16), llama(4, 2, 32)
+    for model in (student, teacher):
+        model.set_attn_implementation(implementation)
+    made = trainer_of(tmp_path, student, teacher, Continued(8), shift_labels=True, bf16=True)
+    assert all(max(found.values()) <= 0.02 for found in made.check_capture().values())
+    assert math.isfinite(made.train().training_loss)
+
+
+@pytest.mark.parametrize(
+    "make", [HiddenStates, LearnedMixture, partial(AttentionAlignment, variant="projected")]
+)
+def test_what_terms_train_is_made_before_the_optimizer_is(tmp_path, make):
+    student, teacher = toy.t5(2, 1, 16, seed=0), toy.t5(4, 2, 32, seed=1)
+    pairs = [pair for pair in toy.pairing_of(student, teacher) if pair.student.stack.endswith(".self")]
+    objective = Objective({"task": (1.0, TaskLoss()), "own": (1.0, make(pairs))})
+    made = DistillationTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=DistillationArguments(output_dir=str(tmp_path), max_steps=2, use_cpu=True, save_strategy="no"),
+        objective=objective,
+        train_dataset=toy.Sentences(),
+    )
+    before = torch.random.get_rng_state()
+    made._prepare_terms()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    start = {name: value.clone() for name, value in objective.state_dict().items()}
+    made.train()
+    assert start
+    assert any(not torch.equal(value, start[name]) for name, value in objective.state_dict().items())
 
 
 def test_terms_that_shift_labels_otherwise_than_the_student_are_refused(tmp_path):

@@ -15,7 +15,7 @@ Calls = list[Any]
 
 
 class Evidence(NamedTuple):
-    """What a site really produced, and the same recomputed from its record; axes (batch, query, ...)."""
+    """What a site produced, in its own dtype, and the same recomputed from its record; axes (batch, query, ...)."""
 
     produced: Tensor
     recomputed: Tensor

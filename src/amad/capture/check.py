@@ -24,7 +24,7 @@ TOLERANCES: dict[torch.dtype, float] = {
     torch.bfloat16: 2e-2,
     torch.float16: 2e-2,
 }
-"""Largest difference that passes, relative to the largest output, by the dtype that the site computes in."""
+"""Largest difference that passes, relative to the largest output, by the coarser dtype of query and output."""
 
 
 def self_check(
@@ -113,9 +113,11 @@ def _checked(site: Site, record: AttentionRecord, evidence: Evidence, tolerance:
         CaptureError: if it is above the tolerance, or not a number.
     """
     if tolerance is None:
-        tolerance = TOLERANCES.get(record.query.dtype, TOLERANCES[torch.float32])
+        # Autocast computes in 16 bits what it was given in 32: the product has the dtype, its factors need not.
+        dtypes = (record.query.dtype, evidence.produced.dtype)
+        tolerance = max(TOLERANCES.get(dtype, TOLERANCES[torch.float32]) for dtype in dtypes)
     rows = record.keep()
-    produced, recomputed = evidence.produced[rows], evidence.recomputed[rows]
+    produced, recomputed = evidence.produced[rows].float(), evidence.recomputed[rows]
     if produced.numel() == 0:
         return 0.0
     scale = produced.abs().max().clamp(min=torch.finfo(torch.float32).tiny)

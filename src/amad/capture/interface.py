@@ -219,7 +219,7 @@ def evidence(site: Site, call: InterfaceCall, record: AttentionRecord) -> Eviden
     if call.value is None or call.output is None:
         return None
     recomputed = attend(record, call.value[:, :, : record.n_keys])
-    return Evidence(call.output.reshape(recomputed.shape).float(), recomputed)
+    return Evidence(call.output.reshape(recomputed.shape), recomputed)
 
 
 def _four_axes(site: Site, mask: Any) -> Tensor:

@@ -64,7 +64,7 @@ def evidence(site: Site, call: MultiheadCall, record: AttentionRecord) -> Eviden
     context = attend(record, _project(module, call, "value")).flatten(2)
     weight, bias = module.out_proj.weight.float(), module.out_proj.bias
     recomputed = functional.linear(context, weight, None if bias is None else bias.float())
-    return Evidence(_batch_first(module, call.output).float(), recomputed)
+    return Evidence(_batch_first(module, call.output), recomputed)
 
 
 def _multihead(site: Site) -> nn.MultiheadAttention:

@@ -158,8 +158,8 @@ def evidence(site: Site, call: ProbsCall, record: AttentionRecord) -> Evidence |
         return None
     if call.map is None:
         recomputed = attend(record, call.fused["value"])
-        return Evidence(call.used.transpose(1, 2).reshape(recomputed.shape).float(), recomputed)
+        return Evidence(call.used.transpose(1, 2).reshape(recomputed.shape), recomputed)
     if record.probabilities is None or call.used.numel() != record.probabilities.numel():
         return None
-    produced = call.used.reshape(record.map_shape).transpose(1, 2).float()
+    produced = call.used.reshape(record.map_shape).transpose(1, 2)
     return Evidence(produced, record.probabilities.transpose(1, 2).float())

@@ -105,7 +105,7 @@ def evidence(site: Site, call: ProjectionsCall, record: AttentionRecord) -> Evid
     if call.context is None:
         return None
     recomputed = attend(record, _heads(site, _family(site), call, "value"))
-    return Evidence(call.context.reshape(recomputed.shape).float(), recomputed)
+    return Evidence(call.context.reshape(recomputed.shape), recomputed)
 
 
 def _family(site: Site) -> Family:

@@ -124,7 +124,10 @@ def read_head(path: Path) -> dict[str, Any]:
     try:
         with opened(path) as read:
             stream = JsonStream(read)
-            if stream.peek() != "{":
+            first = stream.peek()
+            if not first:
+                raise ValueError("nothing in it")
+            if first != "{":
                 return {}
             return {name: stream.skip() for name in stream.members()}
     except _UNREADABLE as error:

@@ -75,6 +75,11 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
             raise ValueError(
                 f"drop_path_rate is at least 0 and below 1, and {self.drop_path_rate} was given."
             )
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError(
+                "fp16 needs an accelerator, and there is none: everything would be computed in 32 bits. Leave it out, "
+                "or give bf16 with use_cpu."
+            )
         names = self.no_decay
         if names is not None and not (
             isinstance(names, list) and all(isinstance(n, str) and n for n in names)
@@ -87,7 +92,7 @@ _NUMBERS = frozenset(
 )
 
 
-_NOT_IN_RECIPES: dict[str, tuple[Any, str]] = {
+NOT_IN_RECIPES: dict[str, tuple[Any, str]] = {
     "dataloader_drop_last": (False, "Every example is trained and scored. Leave it out"),
     "predict_with_generate": (
         True,
@@ -97,6 +102,12 @@ _NOT_IN_RECIPES: dict[str, tuple[Any, str]] = {
         False,
         "Texts are scored as they are generated. Leave it out, or give eval_strategy no",
     ),
+    "remove_unused_columns": (False, "The collator and the objective read them. Leave it out"),
+    "push_to_hub": (False, "Upload the folder model/ when it is right, with hf upload"),
+    "generation_config": (None, "Give generation_max_length, generation_num_beams and generation_min_length"),
+    "fsdp": (None, "A recipe is run by one process. Use DistillationTrainer in a script of your own"),
+    "deepspeed": (None, "A recipe is run by one process. Use DistillationTrainer in a script of your own"),
+    "use_liger_kernel": (False, "Its loss keeps the logits to itself, which are compared. Leave it out"),
     "resume_from_checkpoint": (None, "Give the command --resume instead"),
     "label_smoothing_factor": (0.0, "Give objective.task.label_smoothing instead"),
 }
@@ -117,16 +128,27 @@ def make_arguments(output_dir: str, seed: int, given: dict[str, Any]) -> Distill
             raise RecipeError(f"training.{key} is decided by {decided[key]!r} at the top of the recipe.")
         if key not in known:
             raise RecipeError(f"unknown key 'training.{key}': {nearest_key(key, known)}")
-        if key in _NOT_IN_RECIPES and given[key] != _NOT_IN_RECIPES[key][0]:
-            usual, instead = _NOT_IN_RECIPES[key]
+        if key in NOT_IN_RECIPES and given[key] != NOT_IN_RECIPES[key][0]:
+            usual, instead = NOT_IN_RECIPES[key]
             raise RecipeError(
                 f"training.{key} is {usual} in a recipe, and {given[key]!r} was given. {instead}."
             )
     given = {key: _as_meant(key, value) for key, value in given.items()}
-    try:
+    with refused_arguments():
         return DistillationArguments(output_dir=output_dir, seed=seed, data_seed=seed, **(_quiet() | given))
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"training: {error}") from None
+
+
+@contextlib.contextmanager
+def refused_arguments() -> Iterator[None]:
+    """Let what Hugging Face's libraries refuse of the ``training`` section be a refusal of the recipe.
+
+    Raises:
+        RecipeError: with what they say.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
+        raise RecipeError(f"training: {_said(error)}. Correct the argument, or leave it out.") from None
 
 
 def check_makeable(arguments: DistillationArguments, model: PreTrainedModel, steps: int) -> None:
@@ -167,10 +189,20 @@ def _refused(key: str, value: Any, *with_keys: str) -> Iterator[None]:
         yield
     except (ImportError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         others = f", with {', '.join(with_keys)}," if with_keys else ""
+        next_step = (
+            "Install what it needs, or give another"
+            if isinstance(error, ImportError | RuntimeError)
+            else "Correct it"
+        )
         raise RecipeError(
-            f"training.{key} {value!r}{others} cannot be had: {str(error).rstrip('.')}. Install what it needs, or give "
-            "another."
+            f"training.{key} {value!r}{others} cannot be had: {_said(error)}. {next_step}."
         ) from None
+
+
+def _said(error: Exception) -> str:
+    """What a library's error says; a KeyError says its key alone."""
+    text = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
+    return text.rstrip(".")
 
 
 def _as_meant(key: str, value: Any) -> Any:

@@ -68,7 +68,7 @@ class Pairing:
                 if stack not in layers:
                     raise PairingError(
                         f"stack {stack!r} is not in the {who}, which has {_names(layers)}. "
-                        f"Take it out of objective.attention.stacks and pairing."
+                        f"Take it out of objective.attention.stacks, objective.hidden.stacks or pairing."
                     )
         pairs = []
         for stack, weight in weights.items():

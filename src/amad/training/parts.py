@@ -28,7 +28,7 @@ from amad.losses.hidden import HiddenStates
 from amad.losses.importance import HeadImportance
 from amad.losses.logits import LogitsDistillation
 from amad.losses.methods import attention_term
-from amad.losses.objective import Objective, Term
+from amad.losses.objective import IGNORED_LABEL, Objective, Term
 from amad.losses.pairs import PairTerm
 from amad.models.blip_images import resize_images
 from amad.models.blip_pretraining import BlipForPretraining
@@ -38,12 +38,16 @@ from amad.models.load import load_model, load_tokenizer, model_type
 from amad.models.student import build_student, check_compatible, student_config
 from amad.recipe import Recipe
 from amad.recipe_data import DataSection, RecipeData
+from amad.training.batches import first_examples, labels_of
 from amad.training.blip import check_blip_task, fitted
 from amad.training.callbacks import counted, progress_bar
 from amad.training.importance import measure_importance
 from amad.training.models import check_same_words, check_sight, new_collator, new_model
 from amad.training.pairing import Pairing
 from amad.training.tasks import LearnedTask, TaskDataset, load_task
+
+_TARGETS_LOOKED_AT = 32
+_MOST_UNKNOWN = 0.1
 
 
 class RunParts:
@@ -199,6 +203,29 @@ class RunParts:
             if model is not None:
                 check_sight(model, self.recipe.data.regions, self.image_transform)
                 self.task.check_model(model)
+
+    def check_targets(self) -> None:
+        """See that the tokenizer knows what is learned to be said, on a few training examples.
+
+        Raises:
+            RecipeError: if more than a tenth of their target tokens is unknown to it.
+        """
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None:
+            return
+        examples = first_examples(self.datasets[0], _TARGETS_LOOKED_AT)
+        labels = labels_of(self.collator(examples))
+        said = labels != IGNORED_LABEL
+        is_unknown = (labels == unknown) & said
+        share = int(is_unknown.sum()) / max(int(said.sum()), 1)
+        if share > _MOST_UNKNOWN:
+            row = int(is_unknown.sum(1).argmax())
+            read = self.tokenizer.decode(labels[row][said[row]])
+            raise RecipeError(
+                f"{100 * share:.0f} % of the target tokens of the first {len(examples)} training examples are unknown "
+                f"to the tokenizer (one target reads {read!r}), and at most {100 * _MOST_UNKNOWN:.0f} % may be. Give a "
+                f"{'teacher' if self.recipe.distils else 'model'} of this task and language."
+            )
 
     @cached_property
     def sites(self) -> dict[str, list[Site]]:

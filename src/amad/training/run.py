@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from amad.models.blip_regularization import check_stochastic_depth
 from amad.models.load import save_checkpoint
 from amad.recipe import Recipe, nearest_key
 from amad.records import RunRecords, environment
-from amad.training.arguments import DistillationArguments, check_makeable, make_arguments
+from amad.training.arguments import DistillationArguments, check_makeable, make_arguments, refused_arguments
 from amad.training.callbacks import AnnouncedEpoch, KeptRecords, ShownProgress
 from amad.training.learned import GeneratingTask
 from amad.training.models import weights_digest
@@ -63,6 +64,11 @@ class TrainingRun:
         self.console = console
         self.parts = RunParts(recipe, with_teacher=with_teacher, console=console)
         self.output = Path(recipe.output)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RecipeError(
+                f"a recipe is run by one process, and {os.environ['WORLD_SIZE']} were started. Start amad alone, or "
+                "give DistillationTrainer to torchrun or accelerate in a script of your own."
+            )
         if recipe.model is None and not recipe.distils:
             raise RecipeError(
                 "the recipe has neither 'model' nor 'teacher' and 'student'. amad train needs model, or teacher "
@@ -99,8 +105,8 @@ class TrainingRun:
         task, (train, validation) = self.parts.task, self.parts.datasets
         # Refuses where the scorer is missing.
         _ = task.is_scored
-        self._check_parts()
-        _ = self.parts.objective
+        with _without_empty_folders(self.output / CHECKPOINTS_FOLDER, self.output):
+            self._trainer()
         trained = self.parts.model.num_parameters()
         frozen = (
             0 if self.parts.teacher is None or not self.with_teacher else self.parts.teacher.num_parameters()
@@ -162,7 +168,8 @@ class TrainingRun:
             ``output``, ``model`` (folders), the task's figures on the validation set (if there is one to score
             against; ``accuracy`` in percent, ``CIDEr`` and ``Bleu_4``, or ``BLEU``), ``examples_seen``,
             ``train_seconds``, ``parameters``, ``bad_examples`` (how many were left out, where the recipe leaves
-            them out), and ``curve``: (examples seen, the first of the figures).
+            them out), ``loss_not_finite_at_step`` (the first such step that was logged, where there is one), and
+            ``curve``: (examples seen, the first of the figures).
 
         Raises:
             RecipeError: if the output exists and ``resume`` is off, or there is no run to resume.
@@ -189,7 +196,14 @@ class TrainingRun:
                 trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
                 started = time.perf_counter()
                 if checkpoint is None or not trainer.restore(str(checkpoint)):
-                    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+                    try:
+                        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+                    except Exception:
+                        if not resume and trainer.state.global_step == 0:
+                            # Nothing was learned, and what is mended now may be the recipe.
+                            for name in (RECIPE_FILE, RECORDS_FILE, BAD_EXAMPLES_FILE):
+                                (self.output / name).unlink(missing_ok=True)
+                        raise
                 seconds = time.perf_counter() - started + self.parts.importance_seconds
                 # Before anything else that could fail.
                 save_checkpoint(
@@ -228,6 +242,15 @@ class TrainingRun:
             "parameters": self.parts.model.num_parameters(),
             "curve": curve,
         }
+        diverged = [entry["step"] for entry in state.log_history if not math.isfinite(entry.get("loss", 0.0))]
+        if diverged:
+            result["loss_not_finite_at_step"] = diverged[0]
+            self.console.print(
+                f"warning: the loss was no finite number at step {diverged[0]}, so the model is of no use. Give a "
+                "smaller training.learning_rate, or clip with training.max_grad_norm=1.",
+                style="bold red",
+                soft_wrap=True,
+            )
         if task.problems.skips:
             result["bad_examples"] = task.problems.n_bad
         if scored:
@@ -237,12 +260,13 @@ class TrainingRun:
         return result
 
     def _check_parts(self) -> None:
-        """See that model, data and the trainer's arguments go together.
+        """See that model, tokenizer, data and the trainer's arguments go together.
 
         Raises:
             RecipeError: if they do not.
         """
         self.parts.check_sight()
+        self.parts.check_targets()
         check_stochastic_depth(self.parts.model, self.arguments.drop_path_rate)
         check_makeable(self.arguments, self.parts.model, self._steps)
         terms = [name for name, term in self.recipe.objective if term is not None]
@@ -263,18 +287,22 @@ class TrainingRun:
     def _trainer(self) -> tuple[DistillationTrainer, ShownProgress]:
         self._check_parts()
         train, validation = self.parts.datasets
-        trainer = DistillationTrainer(
-            model=self.parts.model,
-            teacher_model=self.parts.teacher if self.with_teacher else None,
-            args=self.arguments,
-            objective=self.parts.objective,
-            pairing=self.parts.pairing,
-            train_dataset=train,
-            eval_dataset=validation,
-            data_collator=self.parts.collator,
-            processing_class=self.parts.tokenizer,
-            compute_metrics=self._accuracy if self._scores_texts else None,
-        )
+        objective, pairing, collator = self.parts.objective, self.parts.pairing, self.parts.collator
+        with refused_arguments():
+            trainer = DistillationTrainer(
+                model=self.parts.model,
+                teacher_model=self.parts.teacher if self.with_teacher else None,
+                args=self.arguments,
+                objective=objective,
+                pairing=pairing,
+                train_dataset=train,
+                eval_dataset=validation,
+                data_collator=collator,
+                processing_class=self.parts.tokenizer,
+                compute_metrics=self._accuracy if self._scores_texts else None,
+            )
+            # What would refuse it in the middle of the beginning refuses it now.
+            trainer.get_train_dataloader()
         trainer.decodes_plainly = True
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, has_len
 
 from amad.axes import SiteKey, SitePair
 from amad.capture.check import self_check
+from amad.capture.record import AttentionRecord
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
 from amad.data.collate import FOR_THE_LOSS
@@ -25,6 +26,7 @@ from amad.errors import CaptureError, CheckpointError, PairingError, RecipeError
 from amad.losses.aligned import AlignedAttention
 from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue
+from amad.losses.pairs import PairTerm
 from amad.models.blip_regularization import stochastic_depth
 from amad.models.plain_decoding import plain_decoding
 from amad.models.student import check_compatible
@@ -151,6 +153,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         student = self.accelerator.unwrap_model(self.model)
         if self.args.check_capture and self.pairs:
             self.check_capture()
+        self._prepare_terms()
         with stochastic_depth(student, self.args.drop_path_rate):
             student.add_module(OBJECTIVE, self.objective.to(self.args.device))
             try:
@@ -223,14 +226,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         Raises:
             CaptureError: at the first site whose record is wrong.
         """
-        devices = [self.args.device] if self.args.device.type != "cpu" else []
-        with torch.random.fork_rng(devices=devices):
-            examples = first_examples(self.train_dataset, 2)
-            if not examples:
-                raise CaptureError("recorded attention is verified on training examples, and there are none.")
-            batch = self._get_collator_with_removed_columns(self.data_collator)(examples)
-        labels_of(batch)
-        batch = self._model_inputs(self._prepare_inputs(batch))
+        batch = self._first_batch()
         sites = {"student": (self.model, self.student_sites)}
         if self.teacher is not None:
             sites["teacher"] = (self.teacher, self.teacher_sites)
@@ -238,10 +234,48 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         differences = {}
         for who, (model, chosen) in sites.items():
             model = self.accelerator.unwrap_model(model)
-            differences[who] = self_check(model, chosen, batch)
-            if padded is not batch:
-                differences[who] = _larger(differences[who], self_check(model, chosen, padded))
+            # As in training, where the student is wrapped only once this has passed.
+            with self.accelerator.autocast():
+                differences[who] = self_check(model, chosen, batch)
+                if padded is not batch:
+                    differences[who] = _larger(differences[who], self_check(model, chosen, padded))
         return differences
+
+    def _first_batch(self) -> dict[str, Any]:
+        """Model inputs of two training examples."""
+        with self._without_chance():
+            examples = first_examples(self.train_dataset, 2)
+            if not examples:
+                raise CaptureError("recorded attention is verified on training examples, and there are none.")
+            batch = self._get_collator_with_removed_columns(self.data_collator)(examples)
+        labels_of(batch)
+        return self._model_inputs(self._prepare_inputs(batch))
+
+    def _without_chance(self) -> contextlib.AbstractContextManager[None]:
+        """What is drawn inside changes no number that is drawn afterwards."""
+        devices = [self.args.device] if self.args.device.type != "cpu" else []
+        return torch.random.fork_rng(devices=devices)
+
+    def _prepare_terms(self) -> None:
+        """Make what terms train and nobody has made yet, before the optimizer is."""
+        terms = [
+            term
+            for term in self.objective.terms.values()
+            if isinstance(term, PairTerm) and term.is_trained and not any(True for _ in term.parameters())
+        ]
+        if not terms:
+            return
+        batch = self._first_batch()
+        records: list[dict[SiteKey, AttentionRecord]] = []
+        for model, recorder in ((self.model, self._student_recorder), (self.teacher, self._teacher_recorder)):
+            if model is None or recorder is None:
+                records.append({})
+                continue
+            with torch.no_grad(), self._without_chance(), self.accelerator.autocast(), recorder:
+                self.accelerator.unwrap_model(model)(**batch)
+                records.append(recorder.take(batch))
+        for term in terms:
+            term.prepare(*records)
 
     def compute_loss(
         self,

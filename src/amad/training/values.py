@@ -1,5 +1,6 @@
 """The values of a recipe's ``training`` section, checked against the types of the trainer's arguments."""
 
+import math
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -7,14 +8,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from amad.errors import RecipeError
 from amad.recipe import Recipe
-from amad.training.arguments import DistillationArguments
+from amad.training.arguments import NOT_IN_RECIPES, DistillationArguments
 
 _AT_LEAST_ONE = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
     "gradient_accumulation_steps",
     "generation_num_beams",
+    "eval_accumulation_steps",
 )
+_FINITE = ("learning_rate", "weight_decay", "max_grad_norm", "dataloader_num_workers")
 
 
 def decoding_values(recipe: Recipe) -> dict[str, int]:
@@ -55,13 +58,33 @@ def checked_values(given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: if a value is of another type than its argument, or a size is below one.
     """
-    return {key: _checked(key, value) for key, value in given.items()}
+    checked = {key: _checked(key, value) for key, value in given.items()}
+    steps, epochs = checked.get("max_steps"), checked.get("num_train_epochs")
+    if steps is not None and steps != -1 and steps < 1:
+        raise RecipeError(
+            f"training.max_steps must be at least 1 and is {steps}. Give a larger number, or leave it out and give "
+            "num_train_epochs."
+        )
+    if epochs is not None and not 0 < epochs < math.inf and steps in (None, -1):
+        raise RecipeError(f"training.num_train_epochs must be above 0 and is {epochs}. Give a larger number.")
+    for key in _FINITE:
+        value = checked.get(key)
+        if value is not None and not 0 <= value < math.inf:
+            raise RecipeError(
+                f"training.{key} must be finite, not below 0, and is {value}. Give another number."
+            )
+    if checked.get("load_best_model_at_end") and checked.get("eval_strategy", "no") in ("no", False):
+        raise RecipeError(
+            "training.load_best_model_at_end needs evaluations to choose by, and training.eval_strategy is no. Give "
+            "eval_strategy steps or epoch, or leave it out."
+        )
+    return checked
 
 
 def _checked(key: str, value: Any) -> Any:
     types = _types()
     # YAML reads a bare ``no`` as false.
-    if key not in types or (value is False and key.endswith("_strategy")):
+    if key not in types or key in NOT_IN_RECIPES or (value is False and key.endswith("_strategy")):
         return value
     try:
         checked = TypeAdapter(types[key]).validate_python(value)
