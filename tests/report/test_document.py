@@ -176,7 +176,8 @@ def test_a_teachers_latency_is_the_one_beside_its_students(tmp_path):
 
     taught = write_run(tmp_path / "teacher", with_teacher=False, teacher=None, student=None)
     latency(taught, model=0.062)
-    for seed, (student, teacher) in enumerate(((0.004, 0.007), (0.005, 0.008), (0.020, 0.030))):
+    # The third was measured on a machine that was four times as busy.
+    for seed, (student, teacher) in enumerate(((0.004, 0.007), (0.005, 0.008), (0.022, 0.032))):
         run = write_run(tmp_path / f"amad-{seed}", seed=seed, teacher=str(taught / "model"))
         latency(run, student=student, teacher=teacher)
     document = documented(taught, *(tmp_path / f"amad-{seed}" for seed in range(3)))

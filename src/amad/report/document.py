@@ -132,6 +132,18 @@ def _latency(model: Mapping[str, Any]) -> Mapping[str, float] | None:
     return model.get("latency_seconds") or None
 
 
+def _beside_teacher(run: Run, teacher: Mapping[str, Any] | None) -> Mapping[str, float] | None:
+    """The latency of what was trained, as if the teacher beside it had taken what it takes in its middle run.
+
+    A machine is not equally busy whenever a run ends, and both were measured in turns.
+    """
+    own, beside = _latency(run.trained), _latency(run.models.get("teacher", {}))
+    usual = _latency(teacher or {})
+    if own is None or beside is None or usual is None:
+        return own
+    return {name: value * usual["median"] / beside["median"] for name, value in own.items()}
+
+
 def _middle(latencies: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
     """That of the middle run; of two, the faster."""
     return sorted(latencies, key=lambda one: one["median"])[(len(latencies) - 1) // 2] if latencies else None
@@ -181,7 +193,7 @@ def _lies_at(folder: Path, place: Path) -> bool:
 def _group_row(group: Group, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
     score = group.score()
     models = [run.trained for run in group.runs]
-    seconds = [latency for model in models if (latency := _latency(model))]
+    seconds = [latency for run in group.runs if (latency := _beside_teacher(run, teacher))]
     if group.is_teacher and teacher and (beside := _latency(teacher)):
         seconds = [beside]
     compared = _against_teacher(group, teacher or {})

@@ -98,7 +98,11 @@ function showFrontier() {
       xLow: one.latency && one.latency.low,
       xHigh: one.latency && one.latency.high,
     })),
-    note: "Median and quartiles, decoded greedily; compare only what was measured on one machine.",
+    note:
+      "Median and quartiles, decoded greedily; compare only what was measured on one machine." +
+      (data.teacher && data.teacher.latency_seconds && data.runs.length > 1
+        ? " Each was measured in turns with the teacher, and is given as if that had always taken what it took in its middle run."
+        : ""),
     none: data.hints.latency,
   });
 }
