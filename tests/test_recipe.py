@@ -281,3 +281,10 @@ def test_every_recipe_that_ships_is_valid_and_validates(path):
     recipe = load_recipe(path)
     assert recipe.data.validates
     assert recipe.task == "pretraining" or recipe.training["generation_max_length"] > 1
+
+
+def test_an_objective_without_any_weight_is_refused():
+    nothing = {"task": {"weight": 0.0}, "logits": None, "attention": {"weight": 0}}
+    with pytest.raises(RecipeError, match="no term of it has a weight above 0"):
+        check_recipe(minimal(objective=nothing))
+    assert check_recipe(minimal(objective=nothing | {"hidden": {}})).objective.hidden

@@ -192,6 +192,14 @@ class ObjectiveRecipe(Section):
     attention: AttentionTerm | None = AttentionTerm()
     hidden: HiddenTerm | None = None
 
+    @model_validator(mode="after")
+    def _learns_something(self) -> "ObjectiveRecipe":
+        if not any(term is not None and term.weight for _, term in self):
+            raise ValueError(
+                "no term of it has a weight above 0, so nothing would be learned. Give one to a term"
+            )
+        return self
+
 
 class ImportanceRecipe(Section):
     """How the importance of heads is measured, on training examples spread evenly over the set, before training starts.
