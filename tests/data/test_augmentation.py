@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from amad.data.augmentation import OPERATIONS, CropAndFlip, distort
+from amad.data.sampling import uniform
 
 
 def ramp(width, height):
@@ -141,3 +142,13 @@ def test_two_operations_are_drawn_each_as_often_and_done_half_of_the_time():
         )
     # Seven of ten change something, each of two with one half: 1 - 0.65^2.
     assert 0.5 < np.mean(done) < 0.65
+
+
+def test_where_a_view_lies_tells_nothing_of_what_is_asked_at_the_same_seed():
+    """An item of matching is true where a draw of the same seed, epoch and index is small."""
+    augment = CropAndFlip(8, 8, seed=3)
+    image = ramp(160, 120)
+    shown = np.array([augment(image, 0, index)[..., 0].mean() for index in range(600)])
+    for number in range(4):
+        asked = np.array([uniform(3, 0, index, number) for index in range(600)])
+        assert abs(np.corrcoef(shown, asked)[0, 1]) < 0.15

@@ -63,6 +63,7 @@ def test_only_what_has_one_answer_is_asked():
     [
         ((1, 3, [0, 0, 300, 10], 0), "centre outside of the image of 100 x 50"),
         ((1, 3, [0, 0, 10], 0), "bbox must be x, y, width and height"),
+        ((1, 3, [10**400, 1, 2, 2], 0), "bbox must be x, y, width and height in pixels"),
         ((7, 3, [0, 0, 1, 1], 0), "image 7 and category 3 must be listed"),
         ((1, 4, [0, 0, 1, 1], 0), "image 1 and category 4 must be listed"),
     ],

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from amad.data.images import Pixels
 from amad.data.sampling import uniform
 
+_VIEWS = int.from_bytes(b"views")
 _TRIES = 10
 OPERATIONS = (
     "identity",
@@ -67,9 +68,10 @@ class CropAndFlip:
         return np.asarray(part)
 
     def _draws(self, *keys: int) -> Iterator[float]:
+        # What is asked of an item is drawn by the same seed, epoch and index, and must not be told from its view.
         number = 0
         while True:
-            yield uniform(self.seed, *keys, number)
+            yield uniform(_VIEWS, self.seed, *keys, number)
             number += 1
 
     def _part(self, size: tuple[int, int], draws: Iterator[float]) -> tuple[int, int, int, int]:

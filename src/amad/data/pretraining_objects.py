@@ -199,9 +199,12 @@ def _by_image(path: Path, grid: int) -> dict[str, dict[GroundedTask, tuple[Named
 def _patch(box: list[Any], size: tuple[float, float], grid: int, where: str) -> int:
     """The patch, row by row, in which a box's centre lies."""
     if len(box) != 4 or not all(
-        isinstance(number, int | float) and not isinstance(number, bool) for number in box
+        isinstance(number, int | float) and not isinstance(number, bool) and abs(number) < _MOST_PIXELS
+        for number in box
     ):
-        raise DataError(f"{where}: bbox must be x, y, width and height but is {box!r:.80}. Mend the file.")
+        raise DataError(
+            f"{where}: bbox must be x, y, width and height in pixels but is {box!r:.80}. Mend the file."
+        )
     x, y, width, height = box
     centre = (x + width / 2) / size[0], (y + height / 2) / size[1]
     if not all(0 <= part <= 1 for part in centre):

@@ -240,8 +240,8 @@ class Annotations:
         its_image, found = self._waiting.pop(question_id)
         if image_id is not None and its_image is not _UNSAID and its_image != image_id:
             raise DataError(
-                f"{self._path}, question {question_id}: belongs to image {its_image} here and to image "
-                f"{image_id} in {self._questions}. Check that both files are of the same split."
+                f"{self._path}, question {question_id}: belongs to image {its_image!r} here and to image "
+                f"{image_id!r} in {self._questions}. Check that both files are of the same split."
             )
         if isinstance(found, Annotation):
             return found

@@ -107,8 +107,8 @@ def read_blip(
 
     Examples come one after another. Ten answers of VQA v2 give soft scores as everywhere; the one answer of a Visual
     Genome row (``dataset`` is ``vg``) is taken as certain, score 1, at ``VISUAL_GENOME_WEIGHT`` unless ``weight`` is
-    given. Test rows have no ``answer``. ``question_id`` may be missing, as in Visual Genome, and is then the position
-    in the list, as text.
+    given. Test rows have no ``answer``. ``question_id`` may be missing, as in Visual Genome, and is then ``row N``,
+    its position in the list from 0.
 
     Raises:
         DataError: as ``read_vqa_v2``.

@@ -7,6 +7,7 @@ A shard is written whole or not at all. Shards are multiples of the batch, so th
 same batches.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -221,11 +222,15 @@ def digest_of_items(dataset: Any) -> str:
 
 
 def digest_of_files(dataset: Any) -> str:
-    """A digest of which files a model's items are of: the places of images; of files of regions sizes and times too."""
+    """A digest of which files a model's items are of: places, sizes and times of images or of files of regions."""
     regions = getattr(dataset, "regions", None)
-    of_regions = [] if regions is None else [(path, path.stat()) for path in regions.paths]
-    told = [f"{path}\0{found.st_size}\0{found.st_mtime_ns}" for path, found in of_regions]
-    told += dict.fromkeys(str(example.image) for example in dataset.examples)
+    paths = dict.fromkeys([] if regions is None else regions.paths)
+    paths |= dict.fromkeys(example.image for example in dataset.examples if example.image is not None)
+    told = [str(len(dataset.examples))]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            told.append(f"{path}\0{found.st_size}\0{found.st_mtime_ns}")
     return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

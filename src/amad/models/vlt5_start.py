@@ -18,7 +18,8 @@ def start_from_t5(source: str | os.PathLike[str], folder: str | os.PathLike[str]
     """Write what VL-T5's pre-training starts from: T5's weights and words, a visual embedding that knows nothing.
 
     The vocabulary gets ``<vis_extra_id_99>`` to ``<vis_extra_id_0>`` behind the tokenizer's last word, so that
-    ``<vis_extra_id_i>`` has the number (vocabulary - 1 - i); rows that T5 has beyond its words are dropped. From
+    ``<vis_extra_id_i>`` has the number (vocabulary - 1 - i); rows that T5 has beyond its words are the first of
+    these, as resizing an embedding leaves them. From
     T5-base this is the published shape: 32,200 words, regions of 2,048 features (Cho et al. 2021, arXiv:2102.02779,
     section 3).
 
@@ -63,7 +64,7 @@ def add_visual_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def copy_t5(t5: PreTrainedModel, model: VLT5ForConditionalGeneration) -> None:
-    """Copy all weights that a T5 has into a VL-T5 of its sizes; of the embedding, the words that both have.
+    """Copy all weights that a T5 has into a VL-T5 of its sizes; of the embedding, the rows that both have.
 
     Raises:
         CheckpointError: if a weight has no place of its shape.
