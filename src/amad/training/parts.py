@@ -47,7 +47,7 @@ from amad.training.pairing import Pairing
 from amad.training.tasks import LearnedTask, TaskDataset, load_task
 
 _TARGETS_LOOKED_AT = 32
-_MOST_UNKNOWN = 0.1
+_MOST_UNKNOWN = 0.3
 
 
 class RunParts:
@@ -208,7 +208,7 @@ class RunParts:
         """See that the tokenizer knows what is learned to be said, on a few training examples.
 
         Raises:
-            RecipeError: if more than a tenth of their target tokens is unknown to it.
+            RecipeError: if more than three tenths of their target tokens are unknown to it.
         """
         unknown = self.tokenizer.unk_token_id
         if unknown is None:
