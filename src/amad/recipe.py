@@ -407,3 +407,14 @@ def _kinds(annotation: Any) -> list[type]:
     if isinstance(annotation, type):
         return [annotation]
     return [kind for part in getattr(annotation, "__args__", ()) for kind in _kinds(part)]
+
+
+def first_difference(before: Any, after: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first key at which two trees differ, and both values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in {**before, **after}:
+            found = first_difference(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+            if found is not None:
+                return found
+        return None
+    return None if before == after else (key, before, after)

@@ -547,7 +547,7 @@ def test_what_terms_train_is_made_before_the_optimizer_is(tmp_path, make):
         train_dataset=toy.Sentences(),
     )
     before = torch.random.get_rng_state()
-    made._prepare_terms()
+    made.prepare_terms()
     assert torch.equal(torch.random.get_rng_state(), before)
     start = {name: value.clone() for name, value in objective.state_dict().items()}
     made.train()

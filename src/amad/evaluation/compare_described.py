@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from amad.data.paths import write_whole
 from amad.errors import RecipeError
 from amad.evaluation.compare_plan import Arm, Comparison
-from amad.recipe import read_yaml
+from amad.recipe import first_difference, read_yaml
 
 COMPARISON_FILE = "compare.yaml"
 
@@ -119,7 +119,7 @@ def read_comparison(folder: Path) -> Comparison:
 
 
 def _check_grown(there: Comparison, given: Comparison, folder: Path) -> None:
-    differing = _first_difference(_fixed(there), _fixed(given))
+    differing = first_difference(_fixed(there), _fixed(given))
     if differing is not None:
         key, before, after = differing
         raise RecipeError(
@@ -146,14 +146,3 @@ def _fixed(comparison: Comparison) -> dict[str, Any]:
     tree = comparison.model_dump(mode="json", exclude=set(_MAY_CHANGE))
     del tree["recipe"]["output"]
     return tree
-
-
-def _first_difference(before: Any, after: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """The first key at which two trees differ, and both values."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in {**before, **after}:
-            found = _first_difference(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-            if found is not None:
-                return found
-        return None
-    return None if before == after else (key, before, after)

@@ -1,7 +1,6 @@
 """What a run is made of: models, data, tokenizer, pairing and loss, each made of the recipe when first asked for."""
 
 import time
-from collections.abc import Collection
 from functools import cached_property, partial
 
 import torch
@@ -9,7 +8,6 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from amad.axes import SiteKey
-from amad.capture.extras import Extra
 from amad.capture.record import AttentionRecord
 from amad.capture.recorder import Recorder
 from amad.capture.sites import Site, find_sites
@@ -29,7 +27,6 @@ from amad.losses.importance import HeadImportance
 from amad.losses.logits import LogitsDistillation
 from amad.losses.methods import attention_term
 from amad.losses.objective import IGNORED_LABEL, Objective, Term
-from amad.losses.pairs import PairTerm
 from amad.models.blip_images import resize_images
 from amad.models.blip_pretraining import BlipForPretraining
 from amad.models.blip_regularization import set_text_dropout
@@ -333,32 +330,26 @@ class RunParts:
         if self.with_teacher and chosen.hidden is not None:
             hidden = HiddenStates(self.hidden_pairing.pairs, loss=chosen.hidden.loss)
             terms["hidden"] = (chosen.hidden.weight, hidden)
-        objective = Objective(terms)
-        trained = [term for _, term in terms.values() if isinstance(term, PairTerm) and term.is_trained]
-        if trained:
-            records = self.student_records(objective.extras), self.teacher_records(objective.extras)
-            for term in trained:
-                term.prepare(*records)
-        return objective
+        return Objective(terms)
 
-    def student_records(self, extras: Collection[Extra] = ()) -> dict[SiteKey, AttentionRecord]:
+    def student_records(self) -> dict[SiteKey, AttentionRecord]:
         """What the paired sites of the student record on one or two training examples."""
-        return self._records(self.model, "student", self.pairing.student_keys, extras)
+        return self._records(self.model, "student", self.pairing.student_keys)
 
-    def teacher_records(self, extras: Collection[Extra] = ()) -> dict[SiteKey, AttentionRecord]:
+    def teacher_records(self) -> dict[SiteKey, AttentionRecord]:
         """The same of the teacher; empty without one."""
         if self.teacher is None:
             return {}
-        return self._records(self.teacher, "teacher", self.pairing.teacher_keys, extras)
+        return self._records(self.teacher, "teacher", self.pairing.teacher_keys)
 
     def _records(
-        self, model: PreTrainedModel, who: str, keys: list[SiteKey], extras: Collection[Extra]
+        self, model: PreTrainedModel, who: str, keys: list[SiteKey]
     ) -> dict[SiteKey, AttentionRecord]:
         """Records of a forward on one or two training examples."""
         batch = self.collator([self.datasets[0][index] for index in range(min(2, len(self.datasets[0])))])
         for name in FOR_THE_LOSS:
             batch.pop(name, None)
         chosen = [site for site in self.sites[who] if site.key in keys]
-        with torch.no_grad(), Recorder(model, chosen, detach=True, extras=extras) as recorder:
+        with torch.no_grad(), Recorder(model, chosen, detach=True) as recorder:
             model(**batch)
             return recorder.take(batch)

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from amad.errors import RecipeError
-from amad.recipe import Recipe
+from amad.recipe import Recipe, first_difference
 from amad.records import read_records
 
 RECIPE_FILE = "recipe.yaml"
@@ -88,13 +88,13 @@ def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path | 
                 f"{output} holds a run that is finished, and no checkpoint to go on from. To be able to go on next "
                 f"time, set training.save_strategy=steps and training.save_steps."
             )
-    stored, given = _learned(_stored(output)), _learned(recipe)
-    for key in {**stored, **given}:
-        if stored.get(key) != given.get(key):
-            raise RecipeError(
-                f"{output / RECIPE_FILE} has {key} = {stored.get(key)!r}, and the recipe to resume with has "
-                f"{given.get(key)!r}. Resume with what the run began with, or start another with output=..."
-            )
+    differing = first_difference(_learned(_stored(output)), _learned(recipe))
+    if differing is not None:
+        key, stored, given = differing
+        raise RecipeError(
+            f"{output / RECIPE_FILE} has {key} = {stored!r}, and the recipe to resume with has {given!r}. Resume with "
+            "what the run began with, or start another with output=..."
+        )
     if checkpoint is not None:
         lacking = [name for name in _OF_THE_OPTIMIZER if not (checkpoint / name).is_file()]
         if lacking:
@@ -115,20 +115,9 @@ def _stored(output: Path) -> Recipe:
 
 
 def _learned(recipe: Recipe) -> dict[str, Any]:
-    """What decides the result, by dotted keys, without places, caches and arguments that may change on the way."""
+    """What decides the result, without places, caches and arguments that may change on the way."""
     tree = recipe.model_dump(mode="json", exclude={"output", "training"})
     for key in ("root", "image_cache_gib"):
         tree["data"].pop(key)
     kept = {f"training.{key}": recipe.training.get(key) for key in _KEPT_BY_THE_OPTIMIZER}
-    return _flat(tree) | kept
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict) and value
-            else {f"{prefix}{key}": value}
-        )
-    return flat
+    return tree | kept

@@ -44,9 +44,10 @@ from amad.training.values import checked_values, decoding_values
 class TrainingRun:
     """One run of ``amad train`` or ``amad distill``.
 
-    Nothing is loaded before it is needed and nothing is written before everything is loaded and checked. The
-    folder ``output`` then has ``recipe.yaml`` (resolved), ``records.jsonl``, ``bad_examples.jsonl`` where the recipe
-    leaves bad examples out, ``checkpoints/`` if it asks for any, and at the end ``model/``, an ordinary checkpoint.
+    Nothing is loaded before it is needed and nothing is written before everything is loaded and checked; what is
+    found only as training begins leaves nothing behind either. The folder ``output`` then has ``recipe.yaml``
+    (resolved), ``records.jsonl``, ``bad_examples.jsonl`` where the recipe leaves bad examples out, ``checkpoints/`` if
+    it asks for any, and at the end ``model/``, an ordinary checkpoint.
 
     Args:
         recipe: The run.
@@ -199,6 +200,7 @@ class TrainingRun:
                     try:
                         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
                     except Exception:
+                        # Whatever it is, it goes on up; an interruption keeps its folder for --resume.
                         if not resume and trainer.state.global_step == 0:
                             # Nothing was learned, and what is mended now may be the recipe.
                             for name in (RECIPE_FILE, RECORDS_FILE, BAD_EXAMPLES_FILE):
@@ -303,6 +305,7 @@ class TrainingRun:
             )
             # What would refuse it in the middle of the beginning refuses it now.
             trainer.get_train_dataloader()
+        trainer.prepare_terms()
         trainer.decodes_plainly = True
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)

@@ -153,7 +153,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         student = self.accelerator.unwrap_model(self.model)
         if self.args.check_capture and self.pairs:
             self.check_capture()
-        self._prepare_terms()
+        self.prepare_terms()
         with stochastic_depth(student, self.args.drop_path_rate):
             student.add_module(OBJECTIVE, self.objective.to(self.args.device))
             try:
@@ -256,7 +256,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         devices = [self.args.device] if self.args.device.type != "cpu" else []
         return torch.random.fork_rng(devices=devices)
 
-    def _prepare_terms(self) -> None:
+    def prepare_terms(self) -> None:
         """Make what terms train and nobody has made yet, before the optimizer is."""
         terms = [
             term
