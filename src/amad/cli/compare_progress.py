@@ -11,7 +11,7 @@ from amad.cli.screen import console
 from amad.evaluation.compare_jobs import TEACHER, Job, last_lines, remaining
 from amad.evaluation.compare_plan import MAIN_FIGURES, Comparison
 from amad.evaluation.compare_runs import last_step, read_outcome, read_reported
-from amad.training.callbacks import progress_bar
+from amad.training.progress import Waiting
 
 
 class ComparisonProgress:
@@ -24,7 +24,7 @@ class ComparisonProgress:
         self.seconds: dict[str, list[float]] = {}
         self.failed: list[Job] = []
         self.ended_names: set[str] = set()
-        self.progress = progress_bar(console)
+        self.progress = Waiting(console)
         self.task = self.progress.add_task("comparing", total=max(self.total, 1), note="")
 
     def ready(self) -> Sequence[Job]:

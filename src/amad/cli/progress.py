@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from amad.training.callbacks import counted, progress_bar
+from amad.training.progress import Waiting, counted
 
 __all__ = ["counted", "steps_shown"]
 
@@ -13,7 +13,7 @@ __all__ = ["counted", "steps_shown"]
 @contextlib.contextmanager
 def steps_shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar that starts anew with each thing that is done; what it yields takes its name, done and total."""
-    with progress_bar(console) as progress:
+    with Waiting(console) as progress:
         task = progress.add_task("starting", total=1, note="")
 
         def advance(what: str, done: int, total: int) -> None:

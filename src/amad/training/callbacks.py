@@ -1,47 +1,16 @@
 """What a run shows while it goes and what it writes down."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from amad.axes import SitePair
 from amad.losses.figures import AlignmentFigures
 from amad.records import RunRecords
-
-
-def progress_bar(console: Console) -> Progress:
-    """The one look of every wait: what is done, how far, how long it took and how long it will take."""
-    return Progress(
-        TextColumn("{task.description}", justify="left"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-@contextlib.contextmanager
-def counted(console: Console, description: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with an estimate of the time left; what it yields takes done and total."""
-    with progress_bar(console) as progress:
-        task = progress.add_task(description, total=total, note="")
-        yield lambda done, whole: progress.update(task, completed=done, total=whole)
+from amad.training.progress import Waiting
 
 
 class ShownProgress(TrainerCallback):  # type: ignore[misc]
@@ -54,7 +23,7 @@ class ShownProgress(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, console: Console, description: str, figure: str = "accuracy") -> None:
-        self.progress = progress_bar(console)
+        self.progress = Waiting(console)
         self.description = description
         self.figure = figure
         self.steps: TaskID | None = None

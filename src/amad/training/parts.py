@@ -37,10 +37,10 @@ from amad.recipe import Recipe
 from amad.recipe_data import DataSection, RecipeData
 from amad.training.batches import first_examples, labels_of
 from amad.training.blip import check_blip_task, fitted
-from amad.training.callbacks import counted, progress_bar
 from amad.training.importance import measure_importance
 from amad.training.models import check_same_words, check_sight, new_collator, new_model
 from amad.training.pairing import Pairing
+from amad.training.progress import Waiting, counted
 from amad.training.tasks import LearnedTask, TaskDataset, load_task
 
 _TARGETS_LOOKED_AT = 32
@@ -286,7 +286,7 @@ class RunParts:
             )
         started = time.perf_counter()
         on_gpu = torch.cuda.is_available() and not self.recipe.training.get("use_cpu", False)
-        with progress_bar(self.console) as progress:
+        with Waiting(self.console) as progress:
             task = progress.add_task("measuring the teacher's heads", note="")
             found = measure_importance(
                 self.teacher.to("cuda" if on_gpu else "cpu"),

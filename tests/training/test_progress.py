@@ -1,0 +1,71 @@
+"""Waits: a bar on a terminal, lines elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from amad.training.progress import SECONDS_BETWEEN_LINES, Waiting
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, force_terminal=terminal, width=120), file
+
+
+def test_a_log_gets_a_line_with_an_estimate_from_time_to_time(clock: Clock) -> None:
+    screen, file = console(terminal=False)
+    with Waiting(screen, clock) as progress:
+        task = progress.add_task("distilling", total=2000, note="loss 1.5")
+        for step in range(1, 80):
+            clock.now = float(step)
+            progress.update(task, completed=10 * step)
+    lines = file.getvalue().splitlines()
+    assert lines == [
+        "distilling: 300 of 2,000, 0:00:30 so far, about 0:02:50 left; loss 1.5",
+        "distilling: 600 of 2,000, 0:01:00 so far, about 0:02:20 left; loss 1.5",
+    ]
+
+
+def test_what_is_soon_done_prints_nothing(clock: Clock) -> None:
+    screen, file = console(terminal=False)
+    with Waiting(screen, clock) as progress:
+        task = progress.add_task("rendering", total=5, note="")
+        for _ in range(5):
+            clock.now += SECONDS_BETWEEN_LINES / 6
+            progress.advance(task)
+    assert file.getvalue() == ""
+
+
+def test_moving_on_prints_too_and_brackets_stay_as_they_are(clock: Clock) -> None:
+    screen, file = console(terminal=False)
+    with Waiting(screen, clock) as progress:
+        task = progress.add_task("  [/red]", total=None, note="")
+        clock.now = SECONDS_BETWEEN_LINES
+        progress.advance(task)
+    assert file.getvalue() == "[/red]: 1, 0:00:30 so far\n"
+
+
+def test_a_terminal_shows_the_bar_and_no_line(clock: Clock) -> None:
+    screen, file = console(terminal=True)
+    with Waiting(screen, clock) as progress:
+        task = progress.add_task("distilling", total=20, note="loss 1.5")
+        clock.now = 10 * SECONDS_BETWEEN_LINES
+        progress.update(task, completed=10)
+    shown = file.getvalue()
+    assert "10/20" in shown
+    assert "so far" not in shown
