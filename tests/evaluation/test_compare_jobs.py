@@ -1,9 +1,11 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from amad.evaluation.compare_jobs import Job, last_lines, remaining, run_jobs
 from amad.recipe import load_recipe
@@ -244,3 +246,37 @@ def test_runs_at_a_time_share_the_cores_unless_told_otherwise(tmp_path, monkeypa
     assert _Processes(16).environment["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert _Processes(4).environment["OMP_NUM_THREADS"] == "5"
+
+
+def test_each_job_sees_the_gpu_that_has_the_fewest_and_only_where_there_is_a_choice(monkeypatch):
+    from amad.evaluation.compare_jobs import _Devices, visible_devices
+
+    devices = _Devices(["2", "GPU-a"])
+    with devices.one() as first, devices.one() as second:
+        assert (first, second) == ({"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "GPU-a"})
+        with devices.one() as third:
+            assert third == first
+    with devices.one() as again:
+        assert again == first
+    for only in ([], ["0"]):
+        with _Devices(only).one() as nothing:
+            assert nothing == {}
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 1")
+    assert visible_devices() == ["3", "1"]
+
+
+def test_a_job_finds_its_gpu_in_its_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    # In the place of Python: what the process is given is what counts.
+    shown = tmp_path / "shown"
+    shown.write_text("#!/bin/sh\necho sees $CUDA_VISIBLE_DEVICES; sleep 1\n")
+    shown.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(shown))
+    jobs = [job(name, ("--version",), folder=tmp_path) for name in ("one", "other")]
+    run_jobs(lambda: jobs, 2, on_end=lambda *ended: None, on_tick=len)
+    assert sorted(last_lines(one.log).splitlines()[-1] for one in jobs) == ["sees 5", "sees 7"]

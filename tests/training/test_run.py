@@ -504,6 +504,16 @@ def test_several_processes_are_refused(tree, monkeypatch):
         run_of(tree)
 
 
+def test_where_several_gpus_are_visible_a_run_takes_one(tree, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    heard = io.StringIO()
+    tree["training"] |= {"max_steps": 1, "use_cpu": False}
+    run = TrainingRun(check_recipe(tree), with_teacher=False, console=Console(file=heard, width=200))
+    assert "4 GPUs are visible, and a run uses the first of them" in heard.getvalue()
+    # Not four times as many, as the trainer would see by itself.
+    assert run.train()["examples_seen"] == 30
+
+
 def test_targets_that_the_tokenizer_does_not_know_are_refused(tree, scenes, tmp_path):
     tree["training"]["max_steps"] = 1
     run_of(tree).train()

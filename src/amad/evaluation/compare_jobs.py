@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from amad.data.paths import write_whole
 from amad.evaluation.compare_plan import Arm, Comparison, PlannedRun
@@ -161,6 +163,8 @@ def run_jobs(
 ) -> None:
     """Make jobs, several at a time, until none is ready that was not tried.
 
+    Where there are several GPUs, each job sees one of them.
+
     Args:
         ready: Says what can be done now; asked again whenever a job ends.
         n_parallel: Jobs at a time.
@@ -204,11 +208,43 @@ def last_lines(log: Path) -> str:
     return "\n".join([line for line in lines if line.strip()][-_LAST_LINES:])
 
 
+def visible_devices() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    n_visible = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(n_visible)] if named is None else named.split(",")
+    return [name.strip() for name in names[:n_visible]]
+
+
+class _Devices:
+    """Which job is on which device: the one that has the fewest, the first of several."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.lock = threading.Lock()
+        self.jobs = dict.fromkeys(names, 0)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[dict[str, str]]:
+        """What a process has to find in its environment; nothing where there is no choice."""
+        if len(self.jobs) < 2:
+            yield {}
+            return
+        with self.lock:
+            name = min(self.jobs, key=lambda name: self.jobs[name])
+            self.jobs[name] += 1
+        try:
+            yield {"CUDA_VISIBLE_DEVICES": name}
+        finally:
+            with self.lock:
+                self.jobs[name] -= 1
+
+
 class _Processes:
     """The processes of the jobs that are being made."""
 
     def __init__(self, n_parallel: int) -> None:
         self.environment = dict(os.environ)
+        self.devices = _Devices(visible_devices())
         if n_parallel > 1:
             # Otherwise each takes all cores.
             self.environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_parallel)))
@@ -224,13 +260,14 @@ class _Processes:
         with claimed(job.claim, _TICK_SECONDS) as mine:
             if not mine:
                 return None
-            for command in job.left():
-                status = self._run(command, job.log)
-                if status:
-                    break
+            with self.devices.one() as device:
+                for command in job.left():
+                    status = self._run(command, job.log, device)
+                    if status:
+                        break
         return status, time.monotonic() - started
 
-    def _run(self, command: Sequence[str], log: Path) -> int:
+    def _run(self, command: Sequence[str], log: Path, device: Mapping[str, str]) -> int:
         with open(log, "ab") as file:
             file.write(f"$ {shlex.join(('amad', *command))}\n".encode())
             file.flush()
@@ -242,7 +279,7 @@ class _Processes:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env=self.environment,
+                    env={**self.environment, **device},
                 )
                 self.active.add(process)
             try:

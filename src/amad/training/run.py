@@ -89,6 +89,14 @@ class TrainingRun:
         self.arguments: DistillationArguments = make_arguments(
             str(self.output / CHECKPOINTS_FOLDER), recipe.seed, training
         )
+        if self.arguments.n_gpu > 1:
+            console.print(
+                f"{self.arguments.n_gpu} GPUs are visible, and a run uses the first of them. CUDA_VISIBLE_DEVICES says "
+                "which those are.",
+                soft_wrap=True,
+            )
+            # Otherwise the trainer would split each batch over all of them in one process.
+            self.arguments._n_gpu = 1
         if self.arguments.eval_strategy != "no" and not recipe.data.validates:
             raise RecipeError(
                 f"training.eval_strategy is {self.arguments.eval_strategy.value}, and there is nothing to evaluate "
