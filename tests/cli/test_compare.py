@@ -119,6 +119,12 @@ def test_a_recipe_without_a_teacher_has_nothing_to_compare(amad, teacher_tree):
     assert "teacher and a student" in amad.refuse("compare", amad.write(teacher_tree))
 
 
+def test_a_comparison_is_not_launched_several_times(amad, recipe, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "--jobs for several runs at a time" in amad.refuse("compare", recipe, "--out", "out")
+    assert not Path("out").exists()
+
+
 def test_a_folder_says_what_is_compared_and_takes_nothing_else(amad, recipe):
     amad.succeed("compare", recipe, "--out", "out", "--list")
     assert "--seeds has no place" in amad.refuse("compare", "out", "--seeds", 5)

@@ -18,6 +18,7 @@ from amad.training.models import weights_digest
 from amad.training.resumption import check_new, find_checkpoint, last_checkpoint
 from amad.training.run import TrainingRun
 from amad.training.tasks import load_task
+from amad.training.trainer import DistillationTrainer
 from amad.training.values import checked_values
 
 
@@ -498,10 +499,14 @@ def test_a_loss_that_was_no_number_is_told(tree):
     assert f"the loss was no finite number at step {step}" in heard.getvalue()
 
 
-def test_several_processes_are_refused(tree, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="a recipe is run by one process, and 2 were started"):
-        run_of(tree)
+@pytest.mark.parametrize("way", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_models_that_accelerate_splits_are_refused(tree, monkeypatch, way):
+    # Without several GPUs accelerate splits nothing, whatever it is configured to do.
+    split = property(lambda self: hasattr(self, "objective"), lambda self, found: None)
+    monkeypatch.setattr(DistillationTrainer, way, split, raising=False)
+    with pytest.raises(RecipeError, match=r"split models \(FSDP or DeepSpeed\)"):
+        run_of(tree).train()
+    assert not Path(tree["output"]).exists()
 
 
 def test_where_several_gpus_are_visible_a_run_takes_one(tree, monkeypatch):

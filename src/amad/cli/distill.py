@@ -34,7 +34,11 @@ def train(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train on ground truth alone: a teacher, or the student of a distillation recipe without its teacher."""
+    """Train on ground truth alone: a teacher, or the student of a distillation recipe without its teacher.
+
+    On several devices: torchrun --nproc-per-node 2 -m amad train RECIPE, or accelerate launch -m amad train RECIPE;
+    each process takes training.per_device_train_batch_size examples of a step.
+    """
     _run(recipe, overrides, dry_run, resume, as_json, with_teacher=False)
 
 
@@ -45,7 +49,11 @@ def distill(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train a student on ground truth and on its teacher's predictions and attention."""
+    """Train a student on ground truth and on its teacher's predictions and attention.
+
+    On several devices: torchrun --nproc-per-node 2 -m amad distill RECIPE, or accelerate launch -m amad distill RECIPE;
+    each process takes training.per_device_train_batch_size examples of a step.
+    """
     _run(recipe, overrides, dry_run, resume, as_json, with_teacher=True)
 
 
@@ -63,6 +71,8 @@ def _run(
         run = TrainingRun(load_recipe(path, overrides or []), with_teacher=with_teacher, console=console)
         if dry_run:
             plan = run.plan()
+            if not run.is_first:
+                return
             if as_json:
                 plan["sites"] = [dict(zip(STACK_COLUMNS, row, strict=True)) for row in plan["sites"]]
                 plan["pairs"] = [dict(zip(PAIR_COLUMNS, row, strict=True)) for row in plan["pairs"]]
@@ -78,11 +88,17 @@ def _run(
         except KeyboardInterrupt:
             console.print(_after_interruption(run.output))
             raise typer.Exit(130) from None
-        try:
-            record_kept(run.parts, run.parts.model, run.output)
-        except AmadError as error:
-            # The model is there and whole.
-            console.print(f"the run has no examples for amad report: {error}", markup=False, soft_wrap=True)
+        if run.is_first:
+            try:
+                record_kept(run.parts, run.parts.model, run.output)
+            except AmadError as error:
+                # The model is there and whole.
+                console.print(
+                    f"the run has no examples for amad report: {error}", markup=False, soft_wrap=True
+                )
+        run.end()
+        if not run.is_first:
+            return
         if as_json:
             print_json(result)
             return

@@ -92,6 +92,11 @@ _NUMBERS = frozenset(
 )
 
 
+_WHOLE_MODELS = (
+    "Each process of a recipe holds whole models. Start several with torchrun, or use DistillationTrainer in a script "
+    "of your own"
+)
+
 NOT_IN_RECIPES: dict[str, tuple[Any, str]] = {
     "dataloader_drop_last": (False, "Every example is trained and scored. Leave it out"),
     "predict_with_generate": (
@@ -105,8 +110,8 @@ NOT_IN_RECIPES: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (False, "The collator and the objective read them. Leave it out"),
     "push_to_hub": (False, "Upload the folder model/ when it is right, with hf upload"),
     "generation_config": (None, "Give generation_max_length, generation_num_beams and generation_min_length"),
-    "fsdp": (None, "A recipe is run by one process. Use DistillationTrainer in a script of your own"),
-    "deepspeed": (None, "A recipe is run by one process. Use DistillationTrainer in a script of your own"),
+    "fsdp": (None, _WHOLE_MODELS),
+    "deepspeed": (None, _WHOLE_MODELS),
     "use_liger_kernel": (False, "Its loss keeps the logits to itself, which are compared. Leave it out"),
     "resume_from_checkpoint": (None, "Give the command --resume instead"),
     "label_smoothing_factor": (0.0, "Give objective.task.label_smoothing instead"),

@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from rich.console import Console
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -49,6 +49,9 @@ class TrainingRun:
     (resolved), ``records.jsonl``, ``bad_examples.jsonl`` where the recipe leaves bad examples out, ``checkpoints/`` if
     it asks for any, and at the end ``model/``, an ordinary checkpoint.
 
+    Processes that ``torchrun`` or ``accelerate launch`` started share each step: each takes its own
+    ``per_device_train_batch_size`` examples of it, and the first one writes and speaks for all.
+
     Args:
         recipe: The run.
         with_teacher: Distil. Otherwise the loss is the task's alone; a recipe with a teacher then still gives
@@ -62,14 +65,7 @@ class TrainingRun:
     def __init__(self, recipe: Recipe, *, with_teacher: bool, console: Console) -> None:
         self.recipe = recipe
         self.with_teacher = with_teacher
-        self.console = console
-        self.parts = RunParts(recipe, with_teacher=with_teacher, console=console)
         self.output = Path(recipe.output)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise RecipeError(
-                f"a recipe is run by one process, and {os.environ['WORLD_SIZE']} were started. Start amad alone, or "
-                "give DistillationTrainer to torchrun or accelerate in a script of your own."
-            )
         if recipe.model is None and not recipe.distils:
             raise RecipeError(
                 "the recipe has neither 'model' nor 'teacher' and 'student'. amad train needs model, or teacher "
@@ -89,6 +85,8 @@ class TrainingRun:
         self.arguments: DistillationArguments = make_arguments(
             str(self.output / CHECKPOINTS_FOLDER), recipe.seed, training
         )
+        self.console = console if self.is_first else Console(quiet=True)
+        self.parts = RunParts(recipe, with_teacher=with_teacher, console=self.console)
         if self.arguments.n_gpu > 1:
             console.print(
                 f"{self.arguments.n_gpu} GPUs are visible, and a run uses the first of them. CUDA_VISIBLE_DEVICES says "
@@ -103,6 +101,18 @@ class TrainingRun:
                 f"on. Give {' or '.join(recipe.data.validation_keys)}, or leave training.eval_strategy out."
             )
 
+    @property
+    def processes(self) -> PartialState:
+        """Those that a launcher started to share each step, and which of them this one is."""
+        state = self.arguments.distributed_state
+        assert state is not None
+        return state
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return bool(self.processes.is_main_process)
+
     # ------------------------------------------------------------------ looking
 
     def plan(self) -> dict[str, Any]:
@@ -114,7 +124,7 @@ class TrainingRun:
         task, (train, validation) = self.parts.task, self.parts.datasets
         # Refuses where the scorer is missing.
         _ = task.is_scored
-        with _without_empty_folders(self.output / CHECKPOINTS_FOLDER, self.output):
+        with self._without_empty_folders():
             self._trainer()
         trained = self.parts.model.num_parameters()
         frozen = (
@@ -187,50 +197,86 @@ class TrainingRun:
         if not resume:
             check_new(self.output)
         checkpoint = find_checkpoint(self.output, self.recipe, self.with_teacher) if resume else None
-        with _without_empty_folders(self.output / CHECKPOINTS_FOLDER, self.output):
+        with self._without_empty_folders():
             trainer, shown = self._trainer()
-            self.output.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(shown), RunRecords(self.output / RECORDS_FILE) as records:
-                # Now that no other process can be at it: another one may have begun while this one was loading.
-                if (self.output / RECIPE_FILE).exists() != resume or (
-                    resume and find_checkpoint(self.output, self.recipe, self.with_teacher) != checkpoint
-                ):
-                    raise RecipeError(
-                        f"another process began, or went on with, the run in {self.output} while this one was loading. "
-                        "Look what is there, and go on with --resume or give another output."
-                    )
-                write_whole(self.output / RECIPE_FILE, self.recipe.dump())
-                self._list_bad_examples()
-                self._write_start(records, checkpoint, resume)
-                trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
+            # Each process has looked at the folder before the first one writes into it.
+            self.processes.wait_for_everyone()
+            with contextlib.closing(shown), self._begun(trainer, checkpoint, resume) as records:
                 started = time.perf_counter()
                 if checkpoint is None or not trainer.restore(str(checkpoint)):
-                    try:
-                        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-                    except Exception:
-                        # Whatever it is, it goes on up; an interruption keeps its folder for --resume.
-                        if not resume and trainer.state.global_step == 0:
-                            # Nothing was learned, and what is mended now may be the recipe.
-                            for name in (RECIPE_FILE, RECORDS_FILE, BAD_EXAMPLES_FILE):
-                                (self.output / name).unlink(missing_ok=True)
-                        raise
+                    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
                 seconds = time.perf_counter() - started + self.parts.importance_seconds
                 # Before anything else that could fail.
-                save_checkpoint(
-                    self.parts.model,
-                    self.parts.tokenizer,
-                    self.parts.image_transform,
-                    self.output / MODEL_FOLDER,
-                    overwrite=True,
-                )
+                if self.is_first:
+                    save_checkpoint(
+                        self.parts.model,
+                        self.parts.tokenizer,
+                        self.parts.image_transform,
+                        self.output / MODEL_FOLDER,
+                        overwrite=True,
+                    )
                 result = self._result(trainer, seconds)
-                records.write("timing", **{key: result[key] for key in ("train_seconds", "examples_seen")})
-                figures = {name: result[name] for name in self.parts.task.figures if name in result}
-                if figures:
-                    signature = self.parts.task.signature
-                    told = {} if signature is None else {"signature": signature}
-                    records.write("metrics", final=True, **figures, **told)
+                if records is not None:
+                    self._write_end(records, result)
         return result
+
+    def end(self) -> None:
+        """Wait for the other processes that a launcher started, and leave them."""
+        self.processes.wait_for_everyone()
+        self.processes.destroy_process_group()
+
+    @contextlib.contextmanager
+    def _begun(
+        self, trainer: DistillationTrainer, checkpoint: Path | None, resume: bool
+    ) -> Iterator[RunRecords | None]:
+        """The records of the run, with how it begins; None in a process that writes nothing.
+
+        Where nothing is learned before an error, nothing is left: what is mended then may be the recipe.
+        """
+        if not self.is_first:
+            yield None
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        with RunRecords(self.output / RECORDS_FILE) as records:
+            # Now that no other process can be at it: another one may have begun while this one was loading.
+            if (self.output / RECIPE_FILE).exists() != resume or (
+                resume and find_checkpoint(self.output, self.recipe, self.with_teacher) != checkpoint
+            ):
+                raise RecipeError(
+                    f"another process began, or went on with, the run in {self.output} while this one was loading. "
+                    "Look what is there, and go on with --resume or give another output."
+                )
+            write_whole(self.output / RECIPE_FILE, self.recipe.dump())
+            self._list_bad_examples()
+            self._write_start(records, checkpoint, resume)
+            trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
+            try:
+                yield records
+            except Exception:
+                # Whatever it is, it goes on up; an interruption keeps its folder for --resume.
+                if not resume and trainer.state.global_step == 0:
+                    for name in (RECIPE_FILE, RECORDS_FILE, BAD_EXAMPLES_FILE):
+                        (self.output / name).unlink(missing_ok=True)
+                raise
+
+    def _write_end(self, records: RunRecords, result: dict[str, Any]) -> None:
+        records.write("timing", **{key: result[key] for key in ("train_seconds", "examples_seen")})
+        figures = {name: result[name] for name in self.parts.task.figures if name in result}
+        if figures:
+            signature = self.parts.task.signature
+            records.write(
+                "metrics", final=True, **figures, **({} if signature is None else {"signature": signature})
+            )
+
+    @contextlib.contextmanager
+    def _without_empty_folders(self) -> Iterator[None]:
+        """Leave no empty folder behind: the trainer makes them before it needs them."""
+        try:
+            yield
+        finally:
+            for folder in (self.output / CHECKPOINTS_FOLDER, self.output):
+                if self.is_first and folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def _result(self, trainer: DistillationTrainer, seconds: float) -> dict[str, Any]:
         state, task = trainer.state, self.parts.task
@@ -311,6 +357,11 @@ class TrainingRun:
                 processing_class=self.parts.tokenizer,
                 compute_metrics=self._accuracy if self._scores_texts else None,
             )
+            if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+                raise RecipeError(
+                    "accelerate is configured to split models (FSDP or DeepSpeed), and each process of a recipe holds "
+                    "whole ones. Configure it for data parallel alone."
+                )
             # What would refuse it in the middle of the beginning refuses it now.
             trainer.get_train_dataloader()
         trainer.prepare_terms()
@@ -336,7 +387,9 @@ class TrainingRun:
         said = self.parts.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         task = self.parts.task
         assert isinstance(task, GeneratingTask)
-        scores = task.score(said)
+        assert task.validation is not None
+        # The last batches of several processes are filled up with the first examples.
+        scores = task.score(said[: len(task.validation)])
         scores.pop("signature", None)
         return scores
 
@@ -367,14 +420,3 @@ class TrainingRun:
             records.write("model", who=who, parameters=model.num_parameters(), stacks=rows)
         pairs = [dict(zip(("student", "teacher", "weight"), row, strict=True)) for row in self.pair_rows()]
         records.write("note", pairs=pairs)
-
-
-@contextlib.contextmanager
-def _without_empty_folders(*folders: Path) -> Iterator[None]:
-    """Leave none of these folders behind empty, innermost first: the trainer makes them before it needs them."""
-    try:
-        yield
-    finally:
-        for folder in folders:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
