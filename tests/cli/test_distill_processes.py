@@ -37,6 +37,8 @@ def path(amad, student_tree):
     student_tree["training"] |= {"eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     student_tree["pairing"] = "important"
     student_tree["importance"] = {"examples": 8}
+    # A recipe need not say so where there is nothing else.
+    del student_tree["training"]["use_cpu"]
     return amad.write(student_tree)
 
 
@@ -69,3 +71,23 @@ def test_two_processes_with_half_the_batch_each_train_what_one_trains(amad, path
     again = load_file(Path("two", "model", "model.safetensors"))
     for name, value in weights["two"].items():
         torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+    assert "is a run of 2 processes, and 1 would go on" in amad.refuse(
+        "distill", path, "output=two", "training.per_device_train_batch_size=6", "--resume"
+    )
+
+
+@pytest.mark.slow
+def test_what_all_processes_find_one_says(path):
+    done = launch("distill", path, "output=two", "data.root=nowhere")
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1
+    assert not Path("two").exists()
+
+
+@pytest.mark.slow
+def test_ground_truth_alone_is_shared_too_and_one_process_looks_at_what_the_teacher_does(path):
+    done = launch("train", path, "output=two", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["examples_seen"] == 4 * 2 * 12
+    kept = [event for event in read_records(Path("two", "records.jsonl")) if "sample_score" in event]
+    assert {event["who"] for event in kept} == {"student", "teacher"}

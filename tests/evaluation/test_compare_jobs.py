@@ -267,6 +267,9 @@ def test_each_job_sees_the_gpu_that_has_the_fewest_and_only_where_there_is_a_cho
     assert visible_devices() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 1")
     assert visible_devices() == ["3", "1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
+    assert visible_devices() == ["MIG-a", "MIG-b"]
 
 
 def test_a_job_finds_its_gpu_in_its_environment(tmp_path, monkeypatch):

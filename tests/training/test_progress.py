@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from amad.training.progress import SECONDS_BETWEEN_LINES, Waiting
+from amad.training.progress import MOST_SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_LINES, Waiting
 
 
 class Clock:
@@ -39,6 +39,38 @@ def test_a_log_gets_a_line_with_an_estimate_from_time_to_time(clock: Clock) -> N
         "distilling: 300 of 2,000, 0:00:30 so far, about 0:02:50 left; loss 1.5",
         "distilling: 600 of 2,000, 0:01:00 so far, about 0:02:20 left; loss 1.5",
     ]
+
+
+def test_estimates_take_all_that_was_done_since_the_task_began(clock: Clock) -> None:
+    screen, file = console(terminal=False)
+    with Waiting(screen, clock) as progress:
+        # Resumed at 100; 50 steps in 50 seconds, then an evaluation of 50.
+        task = progress.add_task("distilling", total=1000, completed=100, note="")
+        for step in range(1, 51):
+            clock.now = float(step)
+            progress.update(task, completed=100 + step)
+        clock.now = 100.0
+        progress.update(task, completed=150)
+        # Another count begins anew.
+        progress.reset(task, total=9)
+        clock.now = 150.0
+        progress.update(task, completed=4.5)
+    assert file.getvalue().splitlines()[1:] == [
+        "distilling: 150 of 1,000, 0:01:40 so far, about 0:28:20 left",
+        "distilling: 4.5 of 9, 0:00:50 so far, about 0:00:50 left",
+    ]
+
+
+def test_the_log_of_a_night_stays_short(clock: Clock) -> None:
+    screen, file = console(terminal=False)
+    hours = 12
+    with Waiting(screen, clock) as progress:
+        task = progress.add_task("distilling", total=3600 * hours, note="")
+        for second in range(3600 * hours):
+            clock.now = float(second)
+            progress.advance(task)
+    lines = file.getvalue().splitlines()
+    assert 3600 * hours / MOST_SECONDS_BETWEEN_LINES < len(lines) < 200
 
 
 def test_what_is_soon_done_prints_nothing(clock: Clock) -> None:

@@ -514,9 +514,21 @@ def test_where_several_gpus_are_visible_a_run_takes_one(tree, monkeypatch):
     heard = io.StringIO()
     tree["training"] |= {"max_steps": 1, "use_cpu": False}
     run = TrainingRun(check_recipe(tree), with_teacher=False, console=Console(file=heard, width=200))
-    assert "4 GPUs are visible, and a run uses the first of them" in heard.getvalue()
+    assert heard.getvalue() == ""
     # Not four times as many, as the trainer would see by itself.
     assert run.train()["examples_seen"] == 30
+    assert "4 GPUs are visible, and this process uses the first. On all of them: torchrun" in heard.getvalue()
+
+
+def test_processes_that_did_not_find_one_another_are_refused(tree, monkeypatch):
+    # As on a machine with a GPU, by a launcher that says no more than this.
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    tree["training"]["use_cpu"] = False
+    with pytest.raises(
+        RecipeError, match=r"2 processes were launched \(WORLD_SIZE\), and 1 found one another"
+    ):
+        run_of(tree)
 
 
 def test_targets_that_the_tokenizer_does_not_know_are_refused(tree, scenes, tmp_path):

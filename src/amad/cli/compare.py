@@ -1,6 +1,5 @@
 """``amad compare``."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amad.cli.distill import Json, Overrides
-from amad.cli.screen import console, output, print_json, print_table, quiet_libraries, user_errors
+from amad.cli.screen import (
+    check_alone,
+    console,
+    output,
+    print_json,
+    print_table,
+    quiet_libraries,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from amad.evaluation.compare_jobs import Job, Remaining
@@ -106,18 +113,13 @@ def compare(
     """
     quiet_libraries()
     from amad.cli.compare_progress import ComparisonProgress
-    from amad.errors import RecipeError
     from amad.evaluation.compare_described import write_comparison
     from amad.evaluation.compare_files import write_results
     from amad.evaluation.compare_jobs import remaining, run_jobs
     from amad.evaluation.compare_results import summarise
 
     with user_errors():
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise RecipeError(
-                f"amad compare starts the processes of its runs itself, and {os.environ['WORLD_SIZE']} of it were "
-                f"launched. Start it alone, with --jobs for several runs at a time, or launch what --list prints."
-            )
+        check_alone("with --jobs for several runs at a time, or launch what --list prints")
         given = {
             "key=value": overrides,
             "--methods": methods,

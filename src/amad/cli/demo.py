@@ -10,7 +10,15 @@ import typer
 import yaml
 
 from amad.cli.distill import Json
-from amad.cli.screen import console, output, print_json, print_table, quiet_libraries, user_errors
+from amad.cli.screen import (
+    check_alone,
+    console,
+    output,
+    print_json,
+    print_table,
+    quiet_libraries,
+    user_errors,
+)
 
 N_IMAGES = 8000
 SCENES_SEED = 2
@@ -61,6 +69,7 @@ def demo(
     from amad.training.run import TrainingRun
 
     with user_errors(), as_file(files("amad") / "assets") as assets:
+        check_alone("and amad distill on several devices")
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise RecipeError(
                 f"{out} is there already, and nothing is overwritten. Remove it, or give --out FOLDER."

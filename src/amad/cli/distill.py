@@ -71,6 +71,7 @@ def _run(
         run = TrainingRun(load_recipe(path, overrides or []), with_teacher=with_teacher, console=console)
         if dry_run:
             plan = run.plan()
+            run.end()
             if not run.is_first:
                 return
             if as_json:
@@ -86,19 +87,17 @@ def _run(
         try:
             result = run.train(resume=resume)
         except KeyboardInterrupt:
-            console.print(_after_interruption(run.output))
+            if run.is_first:
+                console.print(_after_interruption(run.output))
             raise typer.Exit(130) from None
-        if run.is_first:
-            try:
-                record_kept(run.parts, run.parts.model, run.output)
-            except AmadError as error:
-                # The model is there and whole.
-                console.print(
-                    f"the run has no examples for amad report: {error}", markup=False, soft_wrap=True
-                )
         run.end()
         if not run.is_first:
             return
+        try:
+            record_kept(run.parts, run.parts.model, run.output)
+        except AmadError as error:
+            # The model is there and whole.
+            console.print(f"the run has no examples for amad report: {error}", markup=False, soft_wrap=True)
         if as_json:
             print_json(result)
             return

@@ -16,7 +16,13 @@ def steps_shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     with Waiting(console) as progress:
         task = progress.add_task("starting", total=1, note="")
 
+        doing = ""
+
         def advance(what: str, done: int, total: int) -> None:
+            nonlocal doing
+            if what != doing:
+                doing = what
+                progress.reset(task)
             progress.update(task, description=what, completed=done, total=total)
 
         yield advance

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from safetensors import SafetensorError
 
-from amad.errors import AmadError
+from amad.errors import AmadError, RecipeError
 
 console = Console(stderr=True)
 """Progress and messages; standard output is for results."""
@@ -32,6 +33,7 @@ FIGURE_TITLES = {
 """Scores of the tasks by their keys, with scale and direction."""
 
 _WIDEST = 400
+_SECONDS_FOR_THE_FIRST = 10
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG)
 
 
@@ -61,7 +63,23 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def check_alone(instead: str) -> None:
+    """See that a command which several processes cannot share was not launched several times.
+
+    Raises:
+        RecipeError: with what to do instead.
+    """
+    n_processes = os.environ.get("WORLD_SIZE", "1")
+    if int(n_processes) > 1:
+        raise RecipeError(
+            f"processes cannot share this command, and {n_processes} of it were launched. Start it alone, {instead}."
+        )
+
+
 def _refuse(message: str) -> NoReturn:
+    if int(os.environ.get("RANK", "0")) > 0:
+        # What every process finds, the first one says; its end ends the others meanwhile.
+        time.sleep(_SECONDS_FOR_THE_FIRST)
     console.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(2) from None
 

@@ -212,8 +212,12 @@ def visible_devices() -> list[str]:
     """The NVIDIA GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     n_visible = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in range(n_visible)] if named is None else named.split(",")
-    return [name.strip() for name in names[:n_visible]]
+    if named is None:
+        return [str(number) for number in range(n_visible)]
+    names = [name.strip() for name in named.split(",")]
+    # Of the parts of a GPU that are named, torch counts the first alone.
+    parts = [name for name in names if name.startswith("MIG-")]
+    return parts or names[:n_visible]
 
 
 class _Devices:

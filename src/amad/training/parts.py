@@ -1,11 +1,9 @@
 """What a run is made of: models, data, tokenizer, pairing and loss, each made of the recipe when first asked for."""
 
-import os
 import time
 from functools import cached_property, partial
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -288,17 +286,6 @@ class RunParts:
                 "importance is the teacher's, and the recipe has none. Give teacher and student."
             )
         started = time.perf_counter()
-        # Measured by one process alone: what two measure may differ in its last digits, and with it the pairs.
-        state = PartialState() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
-        found = None if state is not None and not state.is_main_process else self._measured_importance()
-        if state is not None:
-            found = broadcast_object_list([found])[0]
-        assert found is not None
-        self.importance_seconds = time.perf_counter() - started
-        return found
-
-    def _measured_importance(self) -> HeadImportance:
-        assert self.teacher is not None
         on_gpu = torch.cuda.is_available() and not self.recipe.training.get("use_cpu", False)
         with Waiting(self.console) as progress:
             task = progress.add_task("measuring the teacher's heads", note="")
@@ -313,6 +300,10 @@ class RunParts:
             )
         # The trainer places it anew.
         self.teacher.to("cpu")
+        if torch.distributed.is_initialized():
+            # What each process measured may differ in its last digits, and with it the pairs.
+            found = broadcast_object_list([found])[0]
+        self.importance_seconds = time.perf_counter() - started
         return found
 
     @cached_property

@@ -18,14 +18,20 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 30.0
-"""A log of a night's run stays readable, and who follows it sees within half a minute that it lives."""
+"""Until the first line, and at least from one line to the next."""
+
+MOST_SECONDS_BETWEEN_LINES = 600.0
+
+_LINES = 20
+"""From one line to the next it takes this part of the time so far, so that the log of a long run stays readable."""
 
 
 class Waiting(Progress):
     """A bar of what is done, how far, how long it took and how long it will take.
 
     Where the console is no terminal, as in the log of a job, it draws nothing and prints the same as a line, the
-    first one after :data:`SECONDS_BETWEEN_LINES`; what takes less time prints none.
+    first one after :data:`SECONDS_BETWEEN_LINES`; what takes less time prints none. Then less and less often, up to
+    :data:`MOST_SECONDS_BETWEEN_LINES` apart.
 
     Args:
         console: Where to draw.
@@ -45,7 +51,19 @@ class Waiting(Progress):
             get_time=clock,
             disable=not console.is_terminal,
         )
-        self._said = clock()
+        self._began = self._said = clock()
+        self._first: dict[TaskID, float] = {}
+
+    def add_task(self, description: str, *args: Any, **kwargs: Any) -> TaskID:
+        """Add a task, as ``rich.progress.Progress`` does."""
+        task_id = super().add_task(description, *args, **kwargs)
+        self._first[task_id] = self._tasks[task_id].completed
+        return task_id
+
+    def reset(self, task_id: TaskID, **changes: Any) -> None:
+        """Begin a task anew, as ``rich.progress.Progress`` does."""
+        super().reset(task_id, **changes)
+        self._first[task_id] = self._tasks[task_id].completed
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Move a task, as ``rich.progress.Progress`` does."""
@@ -59,20 +77,27 @@ class Waiting(Progress):
 
     def _say(self, task_id: TaskID) -> None:
         now = self.get_time()
-        if self.console.is_terminal or now - self._said < SECONDS_BETWEEN_LINES:
+        wait = min(max((now - self._began) / _LINES, SECONDS_BETWEEN_LINES), MOST_SECONDS_BETWEEN_LINES)
+        if self.console.is_terminal or now - self._said < wait:
             return
         self._said = now
         task = self._tasks[task_id]
-        parts = [f"{task.description.strip()}: {int(task.completed):,}"]
+        parts = [f"{task.description.strip()}: {_number(task.completed)}"]
         if task.total is not None:
-            parts[0] += f" of {int(task.total):,}"
+            parts[0] += f" of {_number(task.total)}"
         if task.elapsed is not None:
             parts.append(f"{timedelta(seconds=int(task.elapsed))} so far")
-        if task.time_remaining:
-            parts.append(f"about {timedelta(seconds=int(task.time_remaining))} left")
+            done = task.completed - self._first[task_id]
+            if done > 0 and task.remaining:
+                # Of all that was done, where a bar takes the last seconds: an evaluation is no step.
+                parts.append(f"about {timedelta(seconds=int(task.elapsed * task.remaining / done))} left")
         note = task.fields.get("note")
         line = ", ".join(parts) + (f"; {note}" if note else "")
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:,.1f}"
 
 
 @contextlib.contextmanager

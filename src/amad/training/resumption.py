@@ -68,12 +68,13 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path | None:
+def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool, n_processes: int = 1) -> Path | None:
     """Where the run in ``output`` goes on: None where it was interrupted before its first checkpoint.
 
     Raises:
         RecipeError: if no run is there, it is finished and left no checkpoint, or it is another one: it distilled
-            where this one trains alone, or its recipe differs in more than places and arguments of the trainer.
+            where this one trains alone, its recipe differs in more than places and arguments of the trainer, or
+            another number of processes shared its steps.
     """
     checkpoint = last_checkpoint(output)
     if checkpoint is None and not (output / RECIPE_FILE).is_file():
@@ -83,6 +84,11 @@ def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool) -> Path | 
         if record["event"] == "recipe" and record.get("with_teacher") != with_teacher:
             here, there = ("distill", "train") if with_teacher else ("train", "distill")
             raise RecipeError(f"{output} is a run of amad {there}, not of amad {here}. Resume it with that.")
+        if record["event"] == "environment" and record.get("processes", 1) != n_processes:
+            raise RecipeError(
+                f"{output} is a run of {record.get('processes', 1)} processes, and {n_processes} would go on with it "
+                f"at another place of the data. Launch as many as before."
+            )
         if record["event"] == "timing" and checkpoint is None:
             raise RecipeError(
                 f"{output} holds a run that is finished, and no checkpoint to go on from. To be able to go on next "

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,17 +83,22 @@ class TrainingRun:
         if not with_teacher and recipe.objective.task is None:
             raise RecipeError("training without a teacher needs objective.task, which is null. Leave it out.")
         training = checked_values(recipe.training) | decoding_values(recipe)
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1 and not torch.accelerator.is_available():
+            # Without it, accelerate lets each of them be on its own.
+            training["use_cpu"] = True
         self.arguments: DistillationArguments = make_arguments(
             str(self.output / CHECKPOINTS_FOLDER), recipe.seed, training
         )
+        if launched > 1 and launched != self.arguments.world_size:
+            raise RecipeError(
+                f"{launched} processes were launched (WORLD_SIZE), and {self.arguments.world_size} found one another. "
+                "Launch them with torchrun or accelerate launch, which set RANK and LOCAL_RANK as well."
+            )
         self.console = console if self.is_first else Console(quiet=True)
         self.parts = RunParts(recipe, with_teacher=with_teacher, console=self.console)
-        if self.arguments.n_gpu > 1:
-            console.print(
-                f"{self.arguments.n_gpu} GPUs are visible, and a run uses the first of them. CUDA_VISIBLE_DEVICES says "
-                "which those are.",
-                soft_wrap=True,
-            )
+        self._n_gpus_seen = self.arguments.n_gpu
+        if self._n_gpus_seen > 1:
             # Otherwise the trainer would split each batch over all of them in one process.
             self.arguments._n_gpu = 1
         if self.arguments.eval_strategy != "no" and not recipe.data.validates:
@@ -196,7 +202,7 @@ class TrainingRun:
         """
         if not resume:
             check_new(self.output)
-        checkpoint = find_checkpoint(self.output, self.recipe, self.with_teacher) if resume else None
+        checkpoint = self._checkpoint() if resume else None
         with self._without_empty_folders():
             trainer, shown = self._trainer()
             # Each process has looked at the folder before the first one writes into it.
@@ -220,6 +226,9 @@ class TrainingRun:
                     self._write_end(records, result)
         return result
 
+    def _checkpoint(self) -> Path | None:
+        return find_checkpoint(self.output, self.recipe, self.with_teacher, self.processes.num_processes)
+
     def end(self) -> None:
         """Wait for the other processes that a launcher started, and leave them."""
         self.processes.wait_for_everyone()
@@ -240,7 +249,7 @@ class TrainingRun:
         with RunRecords(self.output / RECORDS_FILE) as records:
             # Now that no other process can be at it: another one may have begun while this one was loading.
             if (self.output / RECIPE_FILE).exists() != resume or (
-                resume and find_checkpoint(self.output, self.recipe, self.with_teacher) != checkpoint
+                resume and self._checkpoint() != checkpoint
             ):
                 raise RecipeError(
                     f"another process began, or went on with, the run in {self.output} while this one was loading. "
@@ -365,6 +374,7 @@ class TrainingRun:
             # What would refuse it in the middle of the beginning refuses it now.
             trainer.get_train_dataloader()
         trainer.prepare_terms()
+        self._tell_of_devices(validation)
         trainer.decodes_plainly = True
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
@@ -374,6 +384,25 @@ class TrainingRun:
         if isinstance(train, VqaDataset | CaptionDataset | PretrainingDataset | CaptionPairs):
             trainer.add_callback(AnnouncedEpoch(train.set_epoch))
         return trainer, shown
+
+    def _tell_of_devices(self, validation: Any) -> None:
+        """What a user would not expect of several GPUs or processes."""
+        if self._n_gpus_seen > 1:
+            self.console.print(
+                f"{self._n_gpus_seen} GPUs are visible, and this process uses the first. On all of them: torchrun "
+                f"--nproc-per-node {self._n_gpus_seen} -m amad ...",
+                soft_wrap=True,
+                highlight=False,
+            )
+        together = self.arguments.eval_batch_size * self.processes.num_processes
+        filled = 0 if validation is None else -len(validation) % together
+        if self.processes.num_processes > 1 and filled and not self._scores_texts:
+            self.console.print(
+                f"the figures on the validation set count {filled} of {len(validation)} examples once more, which fill "
+                "up the last batches of all processes.",
+                soft_wrap=True,
+                highlight=False,
+            )
 
     @property
     def _scores_texts(self) -> bool:
@@ -405,7 +434,8 @@ class TrainingRun:
 
     def _write_start(self, records: RunRecords, checkpoint: Path | None, resume: bool) -> None:
         records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)
-        records.write("environment", **environment(str(self.arguments.device)))
+        n_processes = self.processes.num_processes
+        records.write("environment", **environment(str(self.arguments.device)), processes=n_processes)
         seeds = {"seed": self.recipe.seed, "start": weights_digest(self.parts.model)}
         if self.with_teacher and self.parts.teacher is not None:
             seeds["teacher"] = weights_digest(self.parts.teacher)
