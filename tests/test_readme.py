@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import default_collate
 
+from amad import build_student, student_config
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -15,18 +17,11 @@ import toy
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    student = toy.t5(2, 1, 16, seed=0)
-    before = toy.weights(student)
-    exec(
-        code,
-        {
-            "student": student,
-            "teacher": toy.t5(4, 2, 32, seed=1),
-            "train": toy.Sentences(),
-            "collate": default_collate,
-        },
-    )
-    assert toy.largest_difference(before, toy.weights(student)) > 0
+    teacher = toy.t5(4, 2, 32, seed=1)
+    names = {"teacher": teacher, "train": toy.Sentences(), "collate": default_collate}
+    exec(code, names)
+    before = build_student(teacher, student_config(teacher.config, heads=2, layers=0.5, width=0.5))
+    assert toy.largest_difference(toy.weights(before), toy.weights(names["student"])) > 0
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:recipes|src/amad)/[\w./-]+\.yaml", README))))

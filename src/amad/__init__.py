@@ -23,7 +23,9 @@ _HOME = {
     "VLT5ForConditionalGeneration": "amad.models.vlt5",
     "apply_method": "amad.methods",
     "attention_term": "amad.losses.methods",
+    "build_student": "amad.models.student",
     "find_sites": "amad.capture.sites",
+    "student_config": "amad.models.student",
 }
 
 __all__ = ["__version__", *_HOME]
