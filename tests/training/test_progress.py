@@ -61,6 +61,18 @@ def test_estimates_take_all_that_was_done_since_the_task_began(clock: Clock) -> 
     ]
 
 
+def test_a_short_wait_within_a_long_one_takes_no_line_from_it(clock: Clock) -> None:
+    screen, file = console(terminal=False)
+    with Waiting(screen, clock) as progress:
+        steps = progress.add_task("distilling", total=100, note="")
+        clock.now = SECONDS_BETWEEN_LINES - 1
+        batches = progress.add_task("evaluating", total=4, note="")
+        clock.now = SECONDS_BETWEEN_LINES + 1
+        progress.advance(batches)
+        progress.update(steps, completed=50)
+    assert [line.partition(":")[0] for line in file.getvalue().splitlines()] == ["distilling"]
+
+
 def test_the_log_of_a_night_stays_short(clock: Clock) -> None:
     screen, file = console(terminal=False)
     hours = 12

@@ -22,6 +22,8 @@ SECONDS_BETWEEN_LINES = 30.0
 
 MOST_SECONDS_BETWEEN_LINES = 600.0
 
+_LEAST_SECONDS = 5.0
+
 _LINES = 20
 """From one line to the next it takes this part of the time so far, so that the log of a long run stays readable."""
 
@@ -80,8 +82,11 @@ class Waiting(Progress):
         wait = min(max((now - self._began) / _LINES, SECONDS_BETWEEN_LINES), MOST_SECONDS_BETWEEN_LINES)
         if self.console.is_terminal or now - self._said < wait:
             return
-        self._said = now
         task = self._tasks[task_id]
+        if (task.elapsed or 0.0) < _LEAST_SECONDS:
+            # What has just begun may be over at once, such as an evaluation between two steps.
+            return
+        self._said = now
         parts = [f"{task.description.strip()}: {_number(task.completed)}"]
         if task.total is not None:
             parts[0] += f" of {_number(task.total)}"
