@@ -93,7 +93,11 @@ def compare(
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Runs at a time; 0 makes none and shows what is finished.")
+        int,
+        typer.Option(
+            min=0,
+            help="Runs at a time, each on the GPU with the fewest of them; 0 makes none and shows what is finished.",
+        ),
     ] = 1,
     as_list: Annotated[
         bool,

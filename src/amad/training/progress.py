@@ -83,19 +83,19 @@ class Waiting(Progress):
         if self.console.is_terminal or now - self._said < wait:
             return
         task = self._tasks[task_id]
-        if (task.elapsed or 0.0) < _LEAST_SECONDS:
+        elapsed = task.elapsed or 0.0
+        if elapsed < _LEAST_SECONDS:
             # What has just begun may be over at once, such as an evaluation between two steps.
             return
         self._said = now
         parts = [f"{task.description.strip()}: {_number(task.completed)}"]
         if task.total is not None:
             parts[0] += f" of {_number(task.total)}"
-        if task.elapsed is not None:
-            parts.append(f"{timedelta(seconds=int(task.elapsed))} so far")
-            done = task.completed - self._first[task_id]
-            if done > 0 and task.remaining:
-                # Of all that was done, where a bar takes the last seconds: an evaluation is no step.
-                parts.append(f"about {timedelta(seconds=int(task.elapsed * task.remaining / done))} left")
+        parts.append(f"{timedelta(seconds=int(elapsed))} so far")
+        done = task.completed - self._first[task_id]
+        if done > 0 and task.remaining:
+            # Of all that was done, where a bar takes the last seconds: an evaluation is no step.
+            parts.append(f"about {timedelta(seconds=int(elapsed * task.remaining / done))} left")
         note = task.fields.get("note")
         line = ", ".join(parts) + (f"; {note}" if note else "")
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
