@@ -250,6 +250,18 @@ def test_missing_left_over_and_misshapen_weights_are_listed(checkpoint, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused_by_name(checkpoint, value, dtype):
+    file = checkpoint / "model.safetensors"
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+    weights["shared.weight"][3, 5] = value
+    save_file(weights, file, metadata={"format": "pt"})
+    message = refusal(checkpoint)
+    assert "not all finite numbers: 1: shared.weight" in message
+    assert "diverged" in message
+
+
 def test_weights_left_over_can_be_left_out_by_name_but_not_missing_ones(checkpoint):
     file = checkpoint / "model.safetensors"
     weights = load_file(file)
