@@ -31,6 +31,8 @@ def read(folder: Path) -> tuple[list[dict[str, str]], dict[str, list[float]]]:
         raise DataError(
             f"{folder} is no comparison: {error.filename} is missing. Run amad compare."
         ) from None
+    if not arms:
+        raise DataError(f"no run of the comparison {folder} is finished. amad compare {folder} goes on.")
     found = {row["arm"]: [float(run["value"]) for run in runs if run["arm"] == row["arm"]] for row in arms}
     return sorted(arms, key=lambda row: -float(row["mean"])), found
 
@@ -39,6 +41,9 @@ def draw(panels: list[tuple[str, Path]], path: Path) -> None:
     """One panel per comparison: a dot per run, a line at the mean, the colour of the verdict, dashed the teacher."""
     style()
     read_panels = [(title, *read(folder)) for title, folder in panels]
+    baselines = dict.fromkeys(
+        row["arm"] for _, arms, _ in read_panels for row in arms if row["verdict"] == "baseline"
+    )
     most = max(len(arms) for _, arms, _ in read_panels)
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(3.6 * len(panels), 0.9 + 0.26 * most), squeeze=False, layout="constrained"
@@ -51,15 +56,16 @@ def draw(panels: list[tuple[str, Path]], path: Path) -> None:
             )
             panel.plot([float(row["mean"])] * 2, [place - 0.3, place + 0.3], color=color, linewidth=2)
         row = arms[0]
-        teacher = float(row["mean"]) / float(row["share_of_teacher"])
-        panel.axvline(teacher, color=GREY, linewidth=1, linestyle="--")
+        if row["share_of_teacher"]:
+            teacher = float(row["mean"]) / float(row["share_of_teacher"])
+            panel.axvline(teacher, color=GREY, linewidth=1, linestyle="--")
         panel.set_yticks(range(len(arms)), [row["arm"] for row in reversed(arms)], color=GREY)
         panel.set_title(title, color=GREY)
         tidy(panel, ("bottom",), "x")
     save(
         figure,
         "a dot per seed, a line at the mean, dashed: the teacher; "
-        "blue: better than amad, orange: worse (corrected interval)",
+        f"blue: better than {' or '.join(baselines)}, orange: worse (corrected interval)",
         path,
     )
 

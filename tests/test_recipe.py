@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amad.errors import RecipeError
-from amad.recipe import Recipe, check_recipe, load_recipe
+from amad.recipe import Recipe, check_recipe, dump_yaml, load_recipe, read_yaml
 from amad.recipe_data import DATA_OF_TASK
 
 
@@ -152,7 +152,27 @@ def test_what_is_stored_with_a_run_reads_back_as_the_same_recipe(more):
     assert Recipe.model_validate(yaml.safe_load(recipe.dump())) == recipe
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("2E4", 2e4), ("-1.5e+2", -150.0), ("1e", "1e")])
+@given(
+    st.from_regex(r"[-+]?[0-9]*\.?[0-9]+[eE][-+]?[0-9]+[-a-z]*", fullmatch=True)
+    | st.text(max_size=6)
+    | st.floats(-1, 1)
+)
+def test_what_is_dumped_reads_back_as_it_was(value):
+    found = read_yaml(dump_yaml({"label": value}))["label"]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("2E4", 2e4),
+        ("-1.5e+2", -150.0),
+        ("1e", "1e"),
+        ("1e-3-long", "1e-3-long"),
+        ("12e4ab", "12e4ab"),
+    ],
+)
 def test_numbers_with_exponents_are_numbers(tmp_path, text, value):
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(minimal()) + f"training:\n  learning_rate: {text}\n")

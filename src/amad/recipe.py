@@ -260,7 +260,7 @@ class Recipe(Section):
 
     def dump(self) -> str:
         """The resolved recipe as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -320,9 +320,16 @@ class _Loader(yaml.SafeLoader):
     """YAML as most people write numbers: 1e-3 is one, where YAML 1.1 reads text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what is text and would be read as a number."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 def read_yaml(text: str) -> Any:
@@ -332,6 +339,11 @@ def read_yaml(text: str) -> Any:
         YAMLError: if it is not YAML.
     """
     return yaml.load(text, _Loader)
+
+
+def dump_yaml(tree: Any) -> str:
+    """The text that :func:`read_yaml` reads as this."""
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

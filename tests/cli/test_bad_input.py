@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -319,6 +320,23 @@ def test_distilling_a_recipe_that_has_no_teacher(amad, teacher_tree):
 def test_resuming_what_was_never_begun(amad, student_tree):
     message = refused_before_anything_was_written(amad, "distill", amad.write(student_tree), "--resume")
     assert "student holds no run to resume. Start it without --resume" in message
+
+
+def test_resuming_with_a_teacher_that_changed_changes_nothing(amad, student_tree, taught, tmp_path):
+    teacher = tmp_path / "teacher-copy"
+    shutil.copytree(taught.model, teacher)
+    student_tree["teacher"] = str(teacher)
+    student_tree["training"] |= {"save_strategy": "steps", "save_steps": 2}
+    path = amad.write(student_tree)
+    amad.document("distill", path)
+    before = amad.snapshot("student")
+    model = load_model(teacher)
+    with torch.no_grad():
+        model.shared.weight[3] += 1
+    model.save_pretrained(teacher)
+    message = amad.refuse("distill", path, "--resume")
+    assert "began with a teacher whose weights have the digest" in message
+    assert amad.snapshot("student") == before
 
 
 def test_resuming_another_run_changes_nothing(amad, student_tree):

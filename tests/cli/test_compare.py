@@ -90,7 +90,7 @@ def test_a_run_that_fails_is_told_with_its_last_lines_and_stops_no_other(amad, r
     assert "error:" in done.stderr
     assert "Traceback" not in done.stderr
     assert "none, seed 0: accuracy" in done.stderr
-    assert "1 runs are not finished: 1 failed" in " ".join(done.stderr.split())
+    assert "runs not finished: 1; failed just now: " in " ".join(done.stderr.split())
     assert "| none | 1 |" in Path("out/results.md").read_text()
     # What is finished is not made again.
     shutil.rmtree(tmp_path / "out" / "teacher")

@@ -53,9 +53,9 @@ def finish(run, value, *, reported=None, curve=(), **more):
         evaluated(run.folder, reported)
 
 
-def evaluated(folder, value, data="abc"):
+def evaluated(folder, value, data="abc", model="def"):
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"questions": 3, "accuracy": value, "digests": {"model": "def", "data": data}}
+    document = {"questions": 3, "accuracy": value, "digests": {"model": model, "data": data}}
     (folder / "results.metrics.json").write_text(json.dumps(document))
 
 

@@ -74,6 +74,16 @@ def test_what_is_written_reads_back_and_goes_on(describe, tmp_path):
     assert (folder / COMPARISON_FILE).read_bytes() == before
 
 
+def test_labels_that_look_like_numbers_are_labels(describe, tmp_path):
+    arms = [
+        Arm(label=label, method="amad", overrides=("training.learning_rate=5e-5",))
+        for label in ("5e-5", "5e-5-long", "1e3")
+    ]
+    one = describe.comparison("none", *arms)
+    write_comparison(one, tmp_path)
+    assert read_comparison(tmp_path) == one
+
+
 def test_arms_and_seeds_may_be_added_and_the_baseline_and_place_changed(describe, tmp_path):
     write_comparison(describe.comparison("none", "amad"), tmp_path)
     moved = describe.recipe(output="elsewhere")

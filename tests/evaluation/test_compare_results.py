@@ -8,7 +8,8 @@ from amad.errors import RecipeError
 from amad.evaluation.compare_files import markdown, rows, write_results
 from amad.evaluation.compare_jobs import Remaining, choose, remaining
 from amad.evaluation.compare_plan import Arm
-from amad.evaluation.compare_results import summarise
+from amad.evaluation.compare_results import check_teachers, summarise
+from amad.evaluation.predictions import digest_of_model
 from amad.records import read_records
 
 NOTHING = Remaining((), (), ())
@@ -81,6 +82,32 @@ def test_a_seed_is_held_against_its_own_teacher(describe, leave, tmp_path):
     assert arms_of(summarise(one, tmp_path, NOTHING))["amad"]["share_of_teacher"] == 70 / 100
     (tmp_path / "teacher/seed-0/results.metrics.json").unlink()
     assert arms_of(summarise(one, tmp_path, NOTHING))["amad"]["share_of_teacher"] is None
+
+
+def test_without_the_teachers_figure_nothing_is_said_of_when_it_was_reached(describe, leave, tmp_path):
+    one = describe.comparison("none", "amad", recipe=describe.recipe(teacher="t-{seed}"))
+    for arm in one.arms:
+        for run in one.runs(tmp_path, arm, ()):
+            leave.finish(run, 97.0, reported=97.0, curve=[(100, 97.0)])
+    document = summarise(one, tmp_path, NOTHING)
+    assert [row[6] for row in rows(document)] == ["–", "–"]
+    leave.evaluated(tmp_path / "teacher/seed-0", 100.0)
+    assert [row[6] for row in rows(summarise(one, tmp_path, NOTHING))] == ["", "100", "100"]
+
+
+def test_a_teacher_that_changed_is_refused_before_more_is_made(describe, leave, tmp_path):
+    teacher = tmp_path / "t"
+    teacher.mkdir()
+    (teacher / "config.json").write_text("{}")
+    one = describe.comparison("none", "amad", recipe=describe.recipe(teacher=str(teacher)))
+    check_teachers(one, tmp_path)
+    leave.evaluated(tmp_path / "teacher", 80.0, model=digest_of_model(teacher))
+    check_teachers(one, tmp_path)
+    (teacher / "config.json").write_text("{ }")
+    with pytest.raises(
+        RecipeError, match=r"the teacher in .*t changed since .* began: its files had the digest"
+    ):
+        check_teachers(one, tmp_path)
 
 
 def test_another_baseline_turns_the_verdict_round(three, tmp_path):

@@ -107,6 +107,16 @@ def test_records_of_another_recipe_are_refused_and_places_do_not_count(run, leav
         read_outcome(dataclasses.replace(run, recipe=other))
 
 
+def test_a_run_that_learned_from_two_teachers_is_refused(run, leave):
+    with leave.begin(run) as records:
+        records.write("seeds", seed=run.seed, start="s", teacher="one")
+        records.write("note", resumed_from="checkpoint-5")
+        records.write("seeds", seed=run.seed, start="s", teacher="other")
+        leave.end(records, 50.0)
+    with pytest.raises(RecipeError, match="different weights before and after an interruption"):
+        read_outcome(run)
+
+
 def test_records_that_lack_their_end_are_named(run, leave):
     leave.begin(run).close()
     with pytest.raises(DataError, match="has no timing, so its run is not finished"):
@@ -116,7 +126,7 @@ def test_records_that_lack_their_end_are_named(run, leave):
 def test_what_was_evaluated(tmp_path, leave):
     assert read_reported(tmp_path, "vqa") is None
     leave.evaluated(tmp_path, 71.25)
-    assert read_reported(tmp_path, "vqa") == Reported(71.25, "abc")
+    assert read_reported(tmp_path, "vqa") == Reported(71.25, "abc", "def")
     for value in (None, float("nan")):
         leave.evaluated(tmp_path, value)
         with pytest.raises(DataError, match="nothing to score against"):

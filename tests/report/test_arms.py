@@ -70,8 +70,8 @@ def test_scores_are_what_the_comparison_reports_and_so_is_the_teachers(compariso
     assert amad["score"]["mean"] == 61
     assert document["teacher"]["score"] == 90
     assert amad["share"] == pytest.approx(100 * 61 / 90)
-    # Curves are of other examples, on which the teacher has 80: 72 is reached in the middle of the runs' ends only.
-    assert amad["target"] == pytest.approx(0.9 * 80)
+    # Curves are of other examples, on which the teacher has 80: only the second gets to nine tenths, with 72.
+    assert amad["reached"] == {"n": 1, "of": 2, "examples": None}
     assert [run["score"] for run in document["runs"][:2]] == [60, 62]
 
 
@@ -88,10 +88,29 @@ def test_two_comparisons_in_one_report_are_told_apart(comparison, tmp_path):
     assert names == ["scenes: amad", "other: none", "scenes: none", "scenes: amad+hidden", "other: amad"]
 
 
-def test_a_run_that_was_not_reported_yet_has_its_own_score(comparison):
-    run = comparison / "runs" / "amad" / "seed-0"
-    (run / "results.metrics.json").unlink()
-    assert read_run(run).score == 70
+def test_a_run_that_was_not_evaluated_yet_has_no_score_and_is_named(comparison):
+    (comparison / "runs/amad/seed-0/results.metrics.json").unlink()
+    document = documented(comparison)
+    # Its 70 on what it was validated on is not what the others are reported on.
+    assert document["groups"][0]["score"]["mean"] == 62
+    assert document["runs"][0]["score"] is None
+    assert "amad/seed-0 has not been evaluated" in render(document)
+
+
+def test_when_the_target_was_reached_is_the_median_over_runs_with_each_its_own_teacher(comparison):
+    for seed, value in enumerate((10.0, 50.0)):
+        metrics(comparison / "teacher-on-validation" / f"seed-{seed}", value)
+    document = documented(comparison)
+    curves = {run["name"]: run for run in document["runs"]}
+    assert len(curves) == 6
+    runs = [read_run(folder) for folder in find_runs([comparison])[:2]]
+    first = [
+        next(examples for _, examples, score in run.curve if score >= 0.9 * teacher)
+        for run, teacher in zip(runs, (10.0, 50.0), strict=True)
+    ]
+    assert first[0] < first[1]
+    assert document["groups"][0]["reached"] == {"n": 2, "of": 2, "examples": first[1]}
+    assert f"{first[1]:,}" in render(document)
 
 
 def test_what_is_no_comparison_is_no_arm(tmp_path):

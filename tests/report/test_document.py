@@ -40,7 +40,7 @@ def test_a_sample_stands_for_the_score_of_a_teacher_until_all_were_asked(tmp_pat
         records.write("model", who="student", sample_score=72.0, sample_items=200)
     # 72 of 90 on the same examples, and not the 81 of all; nothing is said of when the student got there.
     (group,) = documented(folder)["groups"]
-    assert (group["share"], group["target"]) == (pytest.approx(80), None)
+    assert (group["share"], group["reached"]) == (pytest.approx(80), None)
     with RunRecords(folder / "records.jsonl") as records:
         records.write("model", who="teacher", score=92.0, score_items=3200)
     found = documented(folder)
@@ -57,12 +57,12 @@ def test_the_teacher_of_a_run_is_found_among_the_runs(tmp_path):
     assert [group["name"] for group in found["groups"]] == ["teacher", "AMAD kl"]
     assert [group["share"] for group in found["groups"]] == [None, pytest.approx(90)]
     # 81 / 40 per step, and 90 % of 90 is 81: reached at the end alone.
-    assert found["groups"][1]["examples_to_target"] == 2560
+    assert [group["reached"] for group in found["groups"]] == [None, {"n": 1, "of": 1, "examples": 2560}]
 
 
 def test_a_teacher_without_a_score_leaves_the_share_open(tmp_path):
     (group,) = documented(write_run(tmp_path / "one"))["groups"]
-    assert (group["share"], group["examples_to_target"]) == (None, None)
+    assert (group["share"], group["reached"]) == (None, None)
 
 
 def test_runs_of_two_tasks_are_refused(tmp_path):

@@ -36,7 +36,7 @@ def test_answers_are_sorted_by_who_is_right(tmp_path):
     rows += [example(3, "blue", "green"), example(4, "blue", "blue")]
     write(tmp_path, rows)
     found = read_examples(tmp_path, {})
-    assert (found["n"], found["same"], found["scored"]) == (5, 2, True)
+    assert (found["n"], found["same"], found["scored"]) == (5, 2, 5)
     assert found["table"] == {"both": 1, "teacher": 1, "student": 1, "neither": 2}
     assert {kind: part["n"] for kind, part in found["differ"].items()} == {
         "teacher": 1,
@@ -53,8 +53,17 @@ def test_texts_without_scores_are_only_alike_or_different(tmp_path):
     ]
     write(tmp_path, rows)
     found = read_examples(tmp_path, {})
-    assert (found["scored"], found["table"], found["same"]) == (False, None, 1)
+    assert (found["scored"], found["table"], found["same"]) == (0, None, 1)
     assert found["differ"]["neither"]["n"] == 1
+
+
+def test_an_example_without_a_score_leaves_the_others_theirs(tmp_path):
+    unscored = example(2, "blue", "red") | {"student_score": None, "teacher_score": None}
+    write(tmp_path, [example(0, "red", "red"), example(1, "blue", "red"), unscored])
+    found = read_examples(tmp_path, {})
+    assert (found["n"], found["scored"]) == (3, 2)
+    assert found["table"] == {"both": 1, "teacher": 1, "student": 0, "neither": 0}
+    assert [found["differ"][kind]["n"] for kind in ("teacher", "student", "neither")] == [1, 0, 1]
 
 
 def test_those_with_a_picture_come_first_and_no_more_than_are_shown(tmp_path):

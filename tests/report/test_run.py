@@ -71,6 +71,14 @@ def test_a_folder_of_runs_stands_for_them_and_no_run_is_counted_twice(tmp_path):
     assert [folder.name for folder in found] == ["alone", "amad"]
 
 
+def test_records_of_a_comparison_beside_runs_are_those_of_no_run(tmp_path):
+    write_run(tmp_path / "amad")
+    (tmp_path / "amad-compare").mkdir()
+    (tmp_path / "amad-compare" / "compare.yaml").touch()
+    (tmp_path / "amad-compare" / "records.jsonl").touch()
+    assert [folder.name for folder in find_runs([tmp_path])] == ["amad"]
+
+
 def test_files_beside_runs_are_passed_over(tmp_path):
     write_run(tmp_path / "seed-0")
     (tmp_path / "seed-0.lock").touch()

@@ -117,10 +117,10 @@ def compare(
     """
     quiet_libraries()
     from amad.cli.compare_progress import ComparisonProgress
-    from amad.evaluation.compare_described import write_comparison
+    from amad.evaluation.compare_described import read_comparison, write_comparison
     from amad.evaluation.compare_files import write_results
     from amad.evaluation.compare_jobs import remaining, run_jobs
-    from amad.evaluation.compare_results import summarise
+    from amad.evaluation.compare_results import check_teachers, summarise
 
     with user_errors():
         check_alone("with --jobs for several runs at a time, or launch what --list prints")
@@ -141,8 +141,11 @@ def compare(
             comparison, folder = _described(recipe, given)
             _check_arguments(comparison)
             write_comparison(comparison, folder)
+        left = remaining(comparison, folder)
+        if left.ready and (jobs or as_list):
+            check_teachers(comparison, folder)
         if as_list:
-            _print_lines(remaining(comparison, folder), as_json)
+            _print_lines(left, as_json)
             return
         failed: list[Job] = []
         if jobs:
@@ -151,9 +154,16 @@ def compare(
                 with shown.progress:
                     run_jobs(shown.ready, jobs, on_end=shown.ended, on_tick=shown.tick)
             except KeyboardInterrupt:
-                console.print(f"interrupted. amad compare {folder} goes on.", highlight=False, soft_wrap=True)
+                console.print(
+                    f"interrupted. amad compare {folder} goes on.",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
                 raise typer.Exit(130) from None
             failed = shown.failed
+        # Another process may have let it grow.
+        comparison = read_comparison(folder)
         left = remaining(comparison, folder)
         document = summarise(comparison, folder, left)
         write_results(document, folder, comparison.model_dump(mode="json"))
@@ -264,10 +274,11 @@ def _print_results(
         highlight=False,
         soft_wrap=True,
     )
-    if document["unfinished"]:
-        what = f"{len(failed)} failed; " if failed else ""
+    if document["unfinished"] or failed:
+        what = f"; failed just now: {', '.join(job.name for job in failed)}" if failed else ""
         console.print(
-            f"{document['unfinished']} runs are not finished: {what}amad compare {folder} goes on with them.",
+            f"runs not finished: {document['unfinished']}{what}. amad compare {folder} goes on.",
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )

@@ -184,13 +184,12 @@ def _evaluate(
         Shards,
         decode_shards,
         digest_of_files,
-        digest_of_folder,
         digest_of_items,
+        digest_of_model,
         digest_of_texts,
         kept_to_one,
     )
     from amad.evaluation.processes import shared_temporary_folder
-    from amad.models.checkpoint import located
     from amad.models.load import load_model, load_tokenizer
     from amad.records import environment
     from amad.training.models import check_sight, new_collator
@@ -226,7 +225,7 @@ def _evaluate(
     }
     around = environment(str(state.device))
     how: dict[str, Any] = {"blank_images": blank_images}
-    of = {"model": digest_of_folder(folder), "data": digest_of_items(validation)}
+    of = {"model": digest_of_model(folder), "data": digest_of_items(validation)}
     if candidates is None:
         how |= asdict(decoding)
     else:
@@ -260,8 +259,7 @@ def _evaluate(
         shards, decoded = decode(model, of["model"], "predictions", _DOING[run.task])
         seconds = round(time.perf_counter() - started, 3)
         if teacher is not None:
-            home = Path(located(run.teacher or ""))
-            of["teacher"] = digest_of_folder(home) if home.is_dir() else str(run.teacher)
+            of["teacher"] = digest_of_model(run.teacher or "")
             teacher_shards, _ = decode(
                 teacher, of["teacher"], "teacher-predictions", f"the teacher is {_DOING[run.task]}"
             )

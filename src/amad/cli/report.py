@@ -69,6 +69,7 @@ def report(
             return
         output.print(
             f"{path}: {path.stat().st_size / 1e6:.1f} MB, opens in any browser.",
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )

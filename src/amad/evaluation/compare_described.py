@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from amad.data.paths import write_whole
 from amad.errors import RecipeError
 from amad.evaluation.compare_plan import Arm, Comparison
-from amad.recipe import first_difference, read_yaml
+from amad.recipe import dump_yaml, first_difference, read_yaml
 
 COMPARISON_FILE = "compare.yaml"
 
@@ -92,8 +92,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
             f"{folder} is there already and is no comparison, and nothing is overwritten. Give another with --out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    tree = comparison.model_dump(mode="json")
-    write_whole(folder / COMPARISON_FILE, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    write_whole(folder / COMPARISON_FILE, dump_yaml(comparison.model_dump(mode="json")))
 
 
 def _files_in(folder: Path) -> list[Path]:

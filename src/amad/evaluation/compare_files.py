@@ -66,7 +66,7 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 _DASH if arm["share_of_teacher"] is None else f"{100 * arm['share_of_teacher']:.1f} %",
                 _difference(arm["difference"], decimals),
                 arm["verdict"],
-                _reached(arm, n_runs),
+                _reached(arm),
                 _DASH if arm["seconds"] is None else f"{arm['seconds']:,.0f}",
             )
         )
@@ -171,12 +171,13 @@ def _difference(difference: Mapping[str, Any] | None, decimals: int) -> str:
     return f"{mean} ({difference['low']:+.{decimals}f} to {difference['high']:+.{decimals}f})"
 
 
-def _reached(arm: Mapping[str, Any], n_runs: int) -> str:
-    if not n_runs:
+def _reached(arm: Mapping[str, Any]) -> str:
+    if not arm["n_targets"]:
         return _DASH
     if arm["n_reached"] == 0:
         return "not reached"
-    count = "" if arm["n_reached"] == n_runs else f"{arm['n_reached']} of {n_runs} reached"
+    every = arm["n_reached"] == arm["n_targets"]
+    count = "" if every else f"{arm['n_reached']} of {arm['n_targets']} reached"
     if arm["examples_to_90"] is None:
         return count
     return f"{arm['examples_to_90']:,}" + (f" ({count})" if count else "")

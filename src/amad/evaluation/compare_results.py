@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amad.errors import RecipeError
 from amad.evaluation.compare_jobs import (
     TEACHER_FOLDER,
     VALIDATED_FOLDER,
@@ -28,6 +29,7 @@ from amad.evaluation.compare_runs import (
     read_reported,
     run_state,
 )
+from amad.evaluation.predictions import digest_of_model
 from amad.intervals import CONFIDENCE, half_width, paired_difference
 
 TARGET_SHARE = 0.9
@@ -51,7 +53,7 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
         An arm has its ``figures`` per seed, ``mean``, ``deviation``, ``share_of_teacher``, ``difference`` (mean, low,
         high) from the baseline, ``verdict`` (also ``baseline``, and ``unfinished`` while a run is missing),
         ``examples_to_90`` (the median over seeds; None if at least half did not reach 90 % of the teacher),
-        ``n_reached`` and ``seconds`` (median).
+        ``n_targets`` (runs whose teacher's figure is known), ``n_reached`` (of them) and ``seconds`` (median).
 
     Raises:
         RecipeError: if budgets or the data that is reported on differ, or records are of another recipe.
@@ -116,6 +118,23 @@ def summarise(comparison: Comparison, folder: Path, left: Remaining) -> dict[str
     }
 
 
+def check_teachers(comparison: Comparison, folder: Path) -> None:
+    """See that the teachers are still those whose figures the comparison has.
+
+    Raises:
+        RecipeError: naming one that changed.
+        DataError: if a file of figures cannot be read.
+    """
+    found = _teachers(comparison, folder, TEACHER_FOLDER)
+    for place, model in {comparison.teacher(seed): one.model for seed, one in found.items()}.items():
+        now = digest_of_model(place)
+        if model != now:
+            raise RecipeError(
+                f"the teacher in {place} changed since {folder} began: its files had the digest {model}, and have "
+                f"{now} now. Put it back, or compare anew, in another folder with --out."
+            )
+
+
 def _teachers(comparison: Comparison, folder: Path, name: str) -> dict[int, Reported]:
     """What each seed's teacher was found to be, as far as it is known."""
     task = comparison.recipe.task
@@ -138,6 +157,7 @@ def _run_row(run: PlannedRun, outcome: RunOutcome, value: float, target: float |
         "value": value,
         "validated": outcome.validated,
         "examples": outcome.examples,
+        "target": target,
         "examples_to_90": None if target is None else examples_to(outcome.curve, target),
         "seconds": outcome.seconds,
         "curve": [list(point) for point in outcome.curve],
@@ -171,7 +191,7 @@ def _arm_row(
         )
         difference = {"mean": found.mean, "deviation": found.deviation, "low": found.low, "high": found.high}
         verdict = found.verdict
-    reached = [run["examples_to_90"] for run in own_runs]
+    reached = [run["examples_to_90"] for run in own_runs if run["target"] is not None]
     seconds = [run["seconds"] for run in own_runs if run["seconds"] is not None]
     return {
         "label": arm.label,
@@ -186,6 +206,7 @@ def _arm_row(
         "difference": difference,
         "verdict": verdict,
         "examples_to_90": _median_or_never(reached),
+        "n_targets": len(reached),
         "n_reached": sum(examples is not None for examples in reached),
         "seconds": statistics.median(seconds) if seconds else None,
     }

@@ -94,7 +94,8 @@ def read_outcome(run: PlannedRun) -> RunOutcome:
     """What a finished run left.
 
     Raises:
-        RecipeError: if its records are of another recipe than the comparison has for it.
+        RecipeError: if its records are of another recipe than the comparison has for it, or it learned from other
+            weights after an interruption than before.
         DataError: if its records cannot be read, or lack what a finished run writes.
     """
     figure, _ = MAIN_FIGURES[run.recipe.task]
@@ -103,9 +104,11 @@ def read_outcome(run: PlannedRun) -> RunOutcome:
     found: dict[str, dict[str, Any]] = {}
     curve: dict[int, tuple[int, float]] = {}
     steps, resumed = 0, False
+    teachers: set[str] = set()
     for record in read_records(path):
         found["final" if record.get("final") else record["event"]] = record
         resumed = resumed or record.get("resumed_from", "the start") != "the start"
+        teachers |= {record["teacher"]} if record["event"] == "seeds" and "teacher" in record else set()
         steps = max(steps, record.get("step", 0))
         if f"eval_{figure}" in record:
             point = (record["examples"], float(record[f"eval_{figure}"]))
@@ -116,6 +119,11 @@ def read_outcome(run: PlannedRun) -> RunOutcome:
         if event not in found:
             raise DataError(f"{path} has no {event}, so its run is not finished. Run it again.")
     _check_recipe(run, found["recipe"]["recipe"], path)
+    if len(teachers) > 1:
+        raise RecipeError(
+            f"{path}: the run learned from different weights before and after an interruption: the teacher in "
+            f"{run.recipe.teacher} changed in between. Move {run.folder} away, so that it is run again."
+        )
     return RunOutcome(
         validated=float(found["final"][figure]),
         steps=steps,
@@ -139,10 +147,12 @@ class Reported:
     Attributes:
         value: The main figure.
         data: Digest of the items that it is of.
+        model: Digest of the checkpoint that it is of.
     """
 
     value: float
     data: str
+    model: str
 
 
 def read_reported(folder: Path, task: str) -> Reported | None:
@@ -154,7 +164,8 @@ def read_reported(folder: Path, task: str) -> Reported | None:
     path, (figure, _) = folder / METRICS_FILE, MAIN_FIGURES[task]
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        value, data = document[figure], document["digests"]["data"]
+        value, digests = document[figure], document["digests"]
+        data, model = str(digests["data"]), str(digests["model"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -165,7 +176,7 @@ def read_reported(folder: Path, task: str) -> Reported | None:
         raise DataError(
             f"{path} has {figure} = {value!r}: there is nothing to score against. Name other data."
         )
-    return Reported(float(value), str(data))
+    return Reported(float(value), data, model)
 
 
 def check_same_data(reported: Mapping[str, Reported]) -> None:
@@ -217,7 +228,7 @@ def check_same_teacher(outcomes: Sequence[tuple[PlannedRun, RunOutcome]]) -> Non
         if weights != outcome.teacher:
             raise RecipeError(
                 f"{one.name} and {run.name} learned from different weights: the teacher in {run.recipe.teacher} "
-                "changed in between. Move the older runs away, so that they are run again."
+                "changed in between. Compare anew, in another folder with --out."
             )
 
 

@@ -20,6 +20,7 @@ from amad.data.paths import write_whole
 from amad.data.waiting import Wait
 from amad.errors import DataError
 from amad.evaluation.evaluate import in_batches
+from amad.models.checkpoint import located
 from amad.records import claimed
 
 SHARDS = 64
@@ -194,6 +195,16 @@ def kept_to_one(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def digest_of_model(place: str | Path) -> str:
+    """A digest of the files of a checkpoint folder; of a model on the hub, its name.
+
+    Raises:
+        CheckpointError: if it is neither.
+    """
+    home = Path(located(place))
+    return digest_of_folder(home) if home.is_dir() else str(home)
 
 
 def digest_of_folder(folder: Path) -> str:

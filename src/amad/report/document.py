@@ -1,9 +1,10 @@
 """What the page shows, as one JSON document."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median_high
 from typing import Any
 
 from amad.errors import DataError
@@ -197,13 +198,6 @@ def _group_row(group: Group, teacher: Mapping[str, Any] | None) -> dict[str, Any
     if group.is_teacher and teacher and (beside := _latency(teacher)):
         seconds = [beside]
     compared = _against_teacher(group, teacher or {})
-    curve = group.curve()
-    # A sample of the teacher's answers is no ground to say when a student reached it.
-    known = compared and teacher and "sample" not in teacher
-    target = (
-        TARGET_SHARE * teacher.get("score_while_training", teacher["score"]) if known and teacher else None
-    )
-    reached = [examples for examples, value in curve if target and value.mean >= target]
     return {
         "name": group.name,
         "is_arm": group.runs[0].arm is not None,
@@ -212,14 +206,42 @@ def _group_row(group: Group, teacher: Mapping[str, Any] | None) -> dict[str, Any
         "is_teacher": group.is_teacher,
         "share": compared,
         "parameters": next((model["parameters"] for model in models if "parameters" in model), None),
-        "stacks": next((model["stacks"] for model in models if "stacks" in model), []),
         "latency_seconds": _middle(seconds),
-        "device": next((model["device"] for model in models if "device" in model), None),
-        "target": target,
-        "examples_to_target": reached[0] if reached else None,
-        "curve": [[examples, *_rounded(value)] for examples, value in curve],
+        "reached": None if group.is_teacher else _reached(group, teacher or {}),
+        "curve": [[examples, *_rounded(value)] for examples, value in group.curve()],
         "runs": [[[examples, value] for _, examples, value in run.curve] for run in group.runs],
     }
+
+
+def _reached(group: Group, teacher: Mapping[str, Any]) -> dict[str, int | None] | None:
+    """When runs reached 90 % of their teacher while they trained; None where no teacher's score is known.
+
+    Returns:
+        ``n`` of the runs reached it, ``of`` so many; ``examples`` is the median over all, the higher of two middle
+        ones, None where at least half did not.
+    """
+    runs = [run for run in group.runs if run.ended] or group.runs
+    targets = [(run, target) for run in runs if run.curve and (target := _target(run, teacher)) is not None]
+    if not targets:
+        return None
+    found = [
+        next((examples for _, examples, value in run.curve if value >= target), math.inf)
+        for run, target in targets
+    ]
+    median = median_high(found)
+    return {
+        "n": sum(map(math.isfinite, found)),
+        "of": len(found),
+        "examples": int(median) if math.isfinite(median) else None,
+    }
+
+
+def _target(run: Run, teacher: Mapping[str, Any]) -> float | None:
+    # A sample of the teacher's answers is no ground to say when a student reached it.
+    if not teacher.get("score") or "sample" in teacher:
+        return None
+    own = None if run.arm is None else run.arm.teacher_while_training or run.arm.teacher
+    return TARGET_SHARE * float(own or teacher.get("score_while_training", teacher["score"]))
 
 
 def _against_teacher(group: Group, teacher: Mapping[str, Any]) -> float | None:

@@ -27,8 +27,9 @@ def read_examples(folder: Path, images: dict[str, str]) -> dict[str, Any] | None
         images: Takes every image that is shown, as a ``data:`` address by the digest of the file: runs share them.
 
     Returns:
-        ``n``; ``same`` (examples answered alike); ``scored``; ``table``, where answers are scored: examples that both,
-        only the teacher, only the student or neither answered right (with a score of one half or more); ``differ``: by
+        ``n``; ``same`` (examples answered alike); ``scored`` (examples whose answers are); ``table``, if there are
+        such: how many of them both, only the teacher, only the student or neither answered right (with a score of one
+        half or more); ``differ``: by
         kind the number ``n`` and the first examples in ``rows``; and ``seen``, the examples with attention.
 
     Raises:
@@ -38,14 +39,14 @@ def read_examples(folder: Path, images: dict[str, str]) -> dict[str, Any] | None
     if not path.is_file():
         return None
     rows = _rows(path)
-    scored = all(
-        row.get("student_score") is not None and row.get("teacher_score") is not None for row in rows
-    )
+    scored = [
+        row for row in rows if row.get("student_score") is not None and row.get("teacher_score") is not None
+    ]
     found: dict[str, Any] = {
         "n": len(rows),
         "same": sum(_kind(row) == "same" for row in rows),
-        "scored": scored,
-        "table": _table(rows) if scored else None,
+        "scored": len(scored),
+        "table": _table(scored) if scored else None,
         "differ": {},
     }
     for kind in KINDS:

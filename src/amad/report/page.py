@@ -1,6 +1,7 @@
 """The page: one HTML file that needs nothing beside it."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -60,7 +61,7 @@ def render(document: Mapping[str, Any]) -> str:
         generator=GENERATOR,
         style=Markup(own["style.css"]),
         script=Markup("\n".join(own[name] for name in SCRIPTS)),
-        document=document,
+        document=_shown(document),
         sections=SECTIONS,
         lead=_lead(document),
         notices=_notices(document),
@@ -72,6 +73,20 @@ def render(document: Mapping[str, Any]) -> str:
         footer=f"Made by amad {__version__} from the records of {_many(len(document['runs']), 'run')}. "
         "Nothing is loaded from the network.",
     )
+
+
+_NOT_DRAWN = {
+    "runs": ("recipe", "environment", "models", "scores"),
+    "groups": ("reached", "share"),
+}
+"""What the tables say and no chart needs."""
+
+
+def _shown(document: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(document) | {
+        name: [{key: value for key, value in one.items() if key not in keys} for one in document[name]]
+        for name, keys in _NOT_DRAWN.items()
+    }
 
 
 def write_page(document: Mapping[str, Any], out: Path) -> Path:
@@ -92,8 +107,14 @@ def write_page(document: Mapping[str, Any], out: Path) -> Path:
         )
     page = render(document)
     out.mkdir(parents=True, exist_ok=True)
-    # Names may hold what is no character, such as half a surrogate pair.
-    path.write_bytes(page.encode("utf-8", "replace"))
+    # Half a page would be taken for something else's.
+    part = out / f".{PAGE_FILE}.{os.getpid()}"
+    try:
+        # Names may hold what is no character, such as half a surrogate pair.
+        part.write_bytes(page.encode("utf-8", "replace"))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 
@@ -154,6 +175,10 @@ def _notices(document: Mapping[str, Any]) -> list[str]:
     for run in document["runs"]:
         if not run["ended"]:
             lines.append(f"{run['name']} has not ended: what is shown of it is what it has recorded so far.")
+        elif run["score"] is None and document["groups"][run["group"]]["is_arm"]:
+            lines.append(
+                f"{run['name']} has not been evaluated: amad compare does that, and then it has a score."
+            )
         if run["not_finite"]:
             lines.append(
                 f"{run['name']}: the loss was not a finite number at {_many(run['not_finite'], 'logged step')}."
@@ -185,10 +210,16 @@ def _method_row(group: Mapping[str, Any], document: Mapping[str, Any]) -> Sequen
 
 
 def _examples(group: Mapping[str, Any]) -> str:
-    if group["target"] is None or not group["curve"]:
+    """As amad compare writes it."""
+    reached = group["reached"]
+    if reached is None:
         return "–"
-    reached = group["examples_to_target"]
-    return "not reached" if reached is None else f"{reached:,}"
+    if not reached["n"]:
+        return "not reached"
+    count = "" if reached["n"] == reached["of"] else f"{reached['n']} of {reached['of']} reached"
+    if reached["examples"] is None:
+        return count
+    return f"{reached['examples']:,}" + (f" ({count})" if count else "")
 
 
 def _differences(document: Mapping[str, Any]) -> list[str]:
@@ -252,10 +283,3 @@ def _training(run: Mapping[str, Any]) -> str:
         return "not ended"
     since = f" since {run['resumed_from']}" if run["resumed_from"] else ""
     return f"{run['train_seconds']:,.0f} s{since}"
-
-
-def _model_facts(model: Mapping[str, Any]) -> str:
-    stacks = [
-        f"{stack['stack']} {stack['layers']} x {stack['heads']} heads" for stack in model.get("stacks", [])
-    ]
-    return ", ".join([f"{model['parameters']:,} parameters", *stacks])

@@ -1,13 +1,12 @@
 """One run, read from its folder: what a report shows of it, in a bounded size."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from amad.errors import DataError
 from amad.records import iter_records
-from amad.report.arms import Arm, find_arm, runs_of_comparison
+from amad.report.arms import COMPARISON_FILE, Arm, find_arm, runs_of_comparison
 from amad.report.thinning import Thinned, averaged
 
 RECORDS_FILE = "records.jsonl"
@@ -87,8 +86,11 @@ class Run:
 
     @property
     def score(self) -> float | None:
-        """The main score: what its comparison reports, or on all that was asked afterwards, or the run's last."""
-        if self.arm is not None and self.arm.score is not None:
+        """The main score: on all that was asked afterwards, or the run's last; in a comparison what that reports alone.
+
+        What a run was validated on is not what its comparison reports.
+        """
+        if self.arm is not None:
             return self.arm.score
         afterwards = self.trained.get("score", self.final.get(SCORES[self.task][0]))
         if afterwards is not None:
@@ -128,7 +130,12 @@ def find_runs(paths: list[Path]) -> list[Path]:
         own = runs_of_comparison(path, RECORDS_FILE)
         if own is None and (path / RECORDS_FILE).is_file():
             own = [path]
-        own = own or sorted(file.parent for file in path.glob(f"*/{RECORDS_FILE}"))
+        # A comparison keeps records of its own, which are those of no run.
+        own = own or sorted(
+            file.parent
+            for file in path.glob(f"*/{RECORDS_FILE}")
+            if not file.with_name(COMPARISON_FILE).exists()
+        )
         if not own:
             raise DataError(
                 f"{path} holds no {RECORDS_FILE}, nor does a folder in it. Name the folder of a run of amad train or "
@@ -138,12 +145,8 @@ def find_runs(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
-def read_run(folder: Path, on_event: Callable[[], None] | None = None) -> Run:
-    """Read the records of a run; steps after a point to which it went back are forgotten.
-
-    Args:
-        folder: With ``records.jsonl``.
-        on_event: Called after each event.
+def read_run(folder: Path) -> Run:
+    """Read the records of a run, ``records.jsonl``; steps after a point to which it went back are forgotten.
 
     Raises:
         DataError: if the records cannot be read, or do not begin with a recipe.
@@ -169,8 +172,6 @@ def read_run(folder: Path, on_event: Callable[[], None] | None = None) -> Run:
                 raise DataError(
                     f"{path}: a record of {event['event']!r} is not as amad writes it ({error!r}). Restore the file."
                 ) from None
-        if on_event is not None:
-            on_event()
     if run is None:
         raise DataError(f"{path} names no recipe, so these are no records of a run. Check the path.")
     run.arm = find_arm(folder, SCORES[run.task][0])

@@ -111,6 +111,21 @@ def find_checkpoint(output: Path, recipe: Recipe, with_teacher: bool, n_processe
     return checkpoint
 
 
+def check_teacher(output: Path, digest: str) -> None:
+    """See that a run goes on with the weights of the teacher that it began with.
+
+    Raises:
+        RecipeError: with both digests.
+    """
+    for record in read_records(output / RECORDS_FILE):
+        before = record.get("teacher", digest) if record["event"] == "seeds" else digest
+        if before != digest:
+            raise RecipeError(
+                f"the run in {output} began with a teacher whose weights have the digest {before}, and those of its "
+                f"teacher now have {digest}. Put the teacher back, or start another run with output=..."
+            )
+
+
 def _stored(output: Path) -> Recipe:
     try:
         return Recipe.model_validate(yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8")))

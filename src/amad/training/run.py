@@ -36,6 +36,7 @@ from amad.training.resumption import (
     RECIPE_FILE,
     RECORDS_FILE,
     check_new,
+    check_teacher,
     find_checkpoint,
 )
 from amad.training.trainer import DistillationTrainer
@@ -255,9 +256,12 @@ class TrainingRun:
                     f"another process began, or went on with, the run in {self.output} while this one was loading. "
                     "Look what is there, and go on with --resume or give another output."
                 )
+            seeds = self._seeds()
+            if resume and "teacher" in seeds:
+                check_teacher(self.output, str(seeds["teacher"]))
             write_whole(self.output / RECIPE_FILE, self.recipe.dump())
             self._list_bad_examples()
-            self._write_start(records, checkpoint, resume)
+            self._write_start(records, checkpoint, resume, seeds)
             trainer.add_callback(KeptRecords(records, lambda: trainer.alignment, self.examples_seen))
             try:
                 yield records
@@ -432,13 +436,19 @@ class TrainingRun:
         if problems.n_bad:
             self.console.print(f"bad examples left out: {problems.n_bad}, listed in {path}", markup=False)
 
-    def _write_start(self, records: RunRecords, checkpoint: Path | None, resume: bool) -> None:
-        records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)
-        n_processes = self.processes.num_processes
-        records.write("environment", **environment(str(self.arguments.device)), processes=n_processes)
+    def _seeds(self) -> dict[str, Any]:
+        """The seed, and digests of the weights that are trained and of those that teach."""
         seeds = {"seed": self.recipe.seed, "start": weights_digest(self.parts.model)}
         if self.with_teacher and self.parts.teacher is not None:
             seeds["teacher"] = weights_digest(self.parts.teacher)
+        return seeds
+
+    def _write_start(
+        self, records: RunRecords, checkpoint: Path | None, resume: bool, seeds: dict[str, Any]
+    ) -> None:
+        records.write("recipe", recipe=self.recipe.model_dump(mode="json"), with_teacher=self.with_teacher)
+        n_processes = self.processes.num_processes
+        records.write("environment", **environment(str(self.arguments.device)), processes=n_processes)
         records.write("seeds", **seeds)
         if self.parts.task.problems.skips:
             records.write("note", bad_examples=self.parts.task.problems.counts())

@@ -14,7 +14,9 @@ function showAnswers(run) {
   );
   if (found.table) {
     const { both, teacher, student, neither } = found.table;
-    const cell = (n) => `${count(n)} (${percent(n / found.n)})`;
+    const cell = (n) => `${count(n)} (${percent(n / found.scored)})`;
+    if (found.scored < found.n)
+      body.append(make("p", {}, `Of ${count(found.scored)} of them it is known what is right:`));
     body.append(
       table(
         ["", "student right", "student wrong"],
@@ -30,7 +32,7 @@ function showAnswers(run) {
     ? {
         teacher: "The teacher is better",
         student: "The student is better",
-        neither: "They differ, and neither is better",
+        neither: `They differ, and neither is ${found.scored < found.n ? "known to be " : ""}better`,
       }
     : { neither: "They say different things" };
   for (const [kind, title] of Object.entries(titles)) {

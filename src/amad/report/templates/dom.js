@@ -51,6 +51,12 @@ function scored(value) {
     : "–";
 }
 
+// The student's layer, with the teacher's where it learns from several.
+const pairName = (pair, pairs) =>
+  pairs.some((other) => other !== pair && other.student === pair.student)
+    ? `${pair.student} from ${pair.teacher}`
+    : pair.student;
+
 const percent = (share) => (100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0) + " %";
 
 function table(columns, rows, caption) {

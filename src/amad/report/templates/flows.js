@@ -8,14 +8,14 @@ function uncompared(run) {
 }
 
 // One diagram per pair of layers, all at the step of the one slider.
-function showFlows(run, onStep) {
+function showFlows(run) {
   const grid = clear(document.getElementById("flow-grid"));
   const holder = clear(document.getElementById("flow-slider"));
   const note = clear(document.getElementById("flow-legend"));
   const { steps, pairs } = run.alignment;
   if (!pairs.length) {
     grid.append(make("p", { class: "note" }, uncompared(run)));
-    return () => {};
+    return;
   }
   const all = pairs.flatMap((pair) => pair.weights.flatMap((rows) => (rows ? rows.flat() : [])));
   const least = all.reduce((a, b) => Math.min(a, b)),
@@ -42,11 +42,10 @@ function showFlows(run, onStep) {
     output.textContent = `step ${count(steps[index])} of ${count(steps.at(-1))}`;
     slider.setAttribute("aria-valuetext", output.textContent);
     diagrams.forEach((one) => one.show(index));
-    onStep(steps[index]);
   };
   slider.addEventListener("input", () => move(Number(slider.value)));
   holder.append(make("label", { for: "step" }, "Training step"), slider, output);
-  return () => move(Number(slider.value));
+  move(steps.length - 1);
 }
 
 function diagram(pair, strength) {

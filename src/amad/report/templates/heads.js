@@ -9,8 +9,16 @@ function showHeads(run) {
     return;
   }
   const rows = pairs.flatMap(headsOf);
-  const idle = rows.filter((row) => row.preferredBy.length === 0);
-  const doubles = pairs.flatMap((pair) =>
+  // A layer with two teachers has each of its heads twice.
+  const layers = pairs.filter((pair, i) => pairs.findIndex((other) => other.student === pair.student) === i);
+  const heads = layers.flatMap((pair) => headsOf(pair));
+  const idle = heads.filter((head) =>
+    rows.every(
+      (row) =>
+        row.pair.student !== head.pair.student || row.head !== head.head || row.preferredBy.length === 0,
+    ),
+  );
+  const doubles = layers.flatMap((pair) =>
     (pair.alike || []).flatMap((line, a) =>
       line.flatMap((cosine, b) =>
         a < b && cosine >= ALIKE ? [`S${a} and S${b} in ${pair.student} (${cosine.toFixed(3)})`] : [],
@@ -24,8 +32,8 @@ function showHeads(run) {
       "p",
       {},
       idle.length
-        ? `${idle.length} of ${rows.length} student heads are no teacher head's first choice: ${list(idle.map((row) => `S${row.head} in ${row.pair.student}`))}.`
-        : `Every one of the ${rows.length} student heads is the first choice of some teacher head.`,
+        ? `${idle.length} of ${heads.length} student heads are no teacher head's first choice: ${list(idle.map((row) => `S${row.head} in ${row.pair.student}`))}.`
+        : `Every one of the ${heads.length} student heads is the first choice of some teacher head.`,
     ),
     make(
       "p",
@@ -58,7 +66,7 @@ function showHeads(run) {
     table(
       columns,
       rows.map((row) => [
-        `S${row.head} in ${row.pair.student}`,
+        `S${row.head} in ${pairName(row.pair, pairs)}`,
         make(
           "span",
           { title: `an even share is ${percent(row.even)}` },

@@ -161,10 +161,11 @@ function showAlignment(run) {
   const place = clear(holder("alignment"));
   place.parentNode.querySelectorAll(":scope > .legend").forEach((old) => old.remove());
   const { steps, pairs } = run.alignment;
+  document.getElementById("alignment-h").hidden = !pairs.length;
   if (!pairs.length) return;
   const stacks = [...new Set(pairs.map((pair) => pair.stack))];
   const looks = pairs.map((pair) => ({
-    name: pair.student,
+    name: pairName(pair, pairs),
     colour: stacks.indexOf(pair.stack),
     dash: pairs.filter((other) => other.stack === pair.stack).indexOf(pair),
   }));
@@ -192,7 +193,7 @@ function showAlignment(run) {
 function showRun(index) {
   const run = data.runs[index];
   showLosses(run);
-  showFlows(run, () => {})();
+  showFlows(run);
   showAlignment(run);
   showHeads(run);
   showAttention(run);
