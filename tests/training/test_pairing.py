@@ -99,12 +99,12 @@ def test_a_deeper_student_cannot_take_the_last_layers():
 def test_important_layers_are_chosen_by_worth_and_kept_in_order():
     worth = {SiteKey("encoder.self", layer): value for layer, value in enumerate([0.8, 0.1, 0.3, 0.0])}
     pairing = Pairing.make(
-        sites(encoder_self=2), sites(encoder_self=4), "important", importance=lambda: worth
+        sites(encoder_self=2), sites(encoder_self=4), "important", importance=lambda stack: worth
     )
     assert layers(pairing) == [(0, 0), (1, 2)]
     flipped = {key: -value for key, value in worth.items()}
     pairing = Pairing.make(
-        sites(encoder_self=2), sites(encoder_self=4), "important", importance=lambda: flipped
+        sites(encoder_self=2), sites(encoder_self=4), "important", importance=lambda stack: flipped
     )
     assert layers(pairing) == [(0, 1), (1, 3)]
 
@@ -117,12 +117,26 @@ def test_in_a_decoder_the_layers_that_matter_may_make_room_for_the_last():
     }
     given = dict.fromkeys(("encoder_self", "encoder_cross", "decoder_self", "decoder_cross"), 2)
     pairing = Pairing.make(
-        sites(**given), sites(**dict.fromkeys(given, 4)), "important-encoder", importance=lambda: worth
+        sites(**given), sites(**dict.fromkeys(given, 4)), "important-encoder", importance=lambda stack: worth
     )
     for pair in pairing:
         layer = pair.student.layer
         in_decoder = pair.student.stack.startswith("decoder")
         assert pair.teacher.layer == (2 * layer + 1 if in_decoder else layer)
+
+
+def test_importance_is_measured_of_the_stacks_whose_rule_needs_it():
+    asked = []
+
+    def measure(stack):
+        asked.append(stack)
+        return dict.fromkeys(sites(encoder_self=4, decoder_self=4), 1.0)
+
+    given = {"encoder_self": 2, "decoder_self": 2}
+    Pairing.make(
+        sites(**given), sites(**dict.fromkeys(given, 4)), {"encoder.self": "important"}, importance=measure
+    )
+    assert asked == ["encoder.self"]
 
 
 def test_importance_is_measured_only_where_a_rule_needs_it():

@@ -86,6 +86,17 @@ def test_what_does_not_suit_model_or_task_is_refused_before_anything_is_written(
         assert not Path(tree["output"]).exists()
 
 
+def test_no_model_is_the_best_where_no_answer_is_known(tree):
+    del tree["data"]["validation"]["annotations"]
+    tree["training"] |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    tree["training"] |= {"metric_for_best_model": "accuracy"}
+    with pytest.raises(RecipeError, match="'accuracy' is not"):
+        run_of(tree).train()
+    tree["training"] |= {"metric_for_best_model": "loss", "load_best_model_at_end": True}
+    with pytest.raises(RecipeError, match="a validation set whose answers are known"):
+        run_of(tree).train()
+
+
 def test_examples_are_counted_as_they_are_seen_short_batches_included(tree):
     run = run_of(tree)
     assert len(run.parts.datasets[0]) == 72
@@ -149,6 +160,22 @@ def test_a_run_that_is_resumed_at_its_last_step_trains_no_further(tree, best):
     assert (again["examples_seen"], again["accuracy"]) == (first["examples_seen"], first["accuracy"])
     assert all(value.equal(saved[name]) for name, value in load_file(model).items())
     assert [path.name for path in (run.output / "checkpoints").glob("checkpoint-5")] == []
+
+
+def test_a_run_of_half_an_epoch_that_is_resumed_at_its_end_trains_no_further(tree):
+    tree["training"] |= {"num_train_epochs": 0.5, "save_strategy": "steps", "save_steps": 1}
+    first, again = run_of(tree).train(), run_of(tree).train(resume=True)
+    assert again["examples_seen"] == first["examples_seen"] == 60
+
+
+def test_steps_that_were_counted_stay_what_they_were(tree):
+    tree["training"] |= {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    run_of(tree).train()
+    tree["training"] |= {"max_steps": 4, "per_device_train_batch_size": 5}
+    with pytest.raises(RecipeError, match=r"gradient_accumulation_steps = 30, and the recipe .* has 15"):
+        run_of(tree).train(resume=True)
+    tree["training"] |= {"gradient_accumulation_steps": 6}
+    assert run_of(tree).train(resume=True)["examples_seen"] == 102
 
 
 def test_what_a_checkpoint_keeps_or_lacks_of_the_optimizer_is_no_matter_of_resuming(tree):

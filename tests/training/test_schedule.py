@@ -135,6 +135,29 @@ def test_only_what_is_named_is_spared_by_weight_decay(tmp_path, no_decay):
         torch.testing.assert_close(now, before[name] * factor)
 
 
+@pytest.mark.parametrize("metric", ["eval_loss_task", "loss_task+loss_logits"])
+def test_of_losses_the_least_is_the_best(tmp_path, metric):
+    trainer = toy.trainer(
+        tmp_path,
+        max_steps=3,
+        learning_rate=0.01,
+        metric_for_best_model=metric,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+    )
+    trainer.train()
+    name = metric if metric.startswith("eval_") else f"eval_{metric}"
+    values = [entry[name] for entry in trainer.state.log_history if name in entry]
+    assert len(set(values)) == 3
+    assert trainer.state.best_metric == min(values)
+
+
+def test_a_sum_of_losses_and_scores_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="adds loss_task, of which less is better"):
+        toy.trainer(tmp_path, metric_for_best_model="CIDEr+eval_loss_task")
+
+
 def test_the_best_model_may_be_that_of_a_sum(tmp_path):
     trainer = toy.trainer(
         tmp_path,

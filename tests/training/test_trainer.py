@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -414,7 +415,6 @@ def trainer_of(folder, student, teacher, dataset, *, shift_labels=False, **argum
                 "attention": (1.0, AttentionAlignment(pairing.pairs)),
             }
         ),
-        pairing=pairing,
         train_dataset=dataset,
         eval_dataset=dataset,
     )
@@ -522,6 +522,15 @@ def test_a_causal_model_learns_the_next_word_as_its_own_loss_has_it(tmp_path):
     assert all(map(parts_add_up, training_logs(trainer)))
 
 
+def test_a_causal_model_predicts_and_does_not_go_on_with_its_own_answers(tmp_path):
+    made = trainer_of(tmp_path, llama(2, 1, 16), llama(4, 2, 32), Continued(8), shift_labels=True)
+    made.compute_metrics = lambda found: {"shape": list(np.shape(found.predictions))}
+    metrics = made.evaluate()
+    # A logit per word of the vocabulary at every place, and the losses beside it.
+    assert metrics["eval_shape"] == [8, Continued()[0]["input_ids"].shape[0], 40]
+    assert "eval_loss_task" in metrics
+
+
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_a_causal_model_with_rotary_positions_learns_under_bf16_autocast(tmp_path, implementation):
     student, teacher = llama(2, 1, 16), llama(4, 2, 32)
@@ -553,6 +562,37 @@ def test_what_terms_train_is_made_before_the_optimizer_is(tmp_path, make):
     made.train()
     assert start
     assert any(not torch.equal(value, start[name]) for name, value in objective.state_dict().items())
+
+
+def test_an_optimizer_that_lacks_what_terms_train_is_refused(tmp_path):
+    student, teacher = toy.t5(2, 1, 16, seed=0), toy.t5(4, 2, 32, seed=1)
+    pairs = [pair for pair in toy.pairing_of(student, teacher) if pair.student.stack.endswith(".self")]
+    objective = Objective({"task": (1.0, TaskLoss()), "own": (1.0, HiddenStates(pairs))})
+
+    def made(optimizer):
+        return DistillationTrainer(
+            model=student,
+            teacher_model=teacher,
+            args=DistillationArguments(
+                output_dir=str(tmp_path), max_steps=1, use_cpu=True, save_strategy="no"
+            ),
+            objective=objective,
+            train_dataset=toy.Sentences(),
+            optimizers=(optimizer, None),
+        )
+
+    with pytest.raises(
+        RecipeError, match=r"'own' trains parameters of its own, and the optimizer .* lacks them"
+    ):
+        made(torch.optim.SGD(student.parameters(), lr=0.1)).train()
+    # Made by the call that was refused, they can be handed over.
+    made(torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.1)).train()
+
+
+def test_a_student_is_not_its_own_teacher(tmp_path):
+    model = llama(2, 1, 16)
+    with pytest.raises(RecipeError, match="are one object"):
+        trainer_of(tmp_path, model, model, Continued(), shift_labels=True)
 
 
 def test_terms_that_shift_labels_otherwise_than_the_student_are_refused(tmp_path):

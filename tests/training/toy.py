@@ -91,7 +91,6 @@ def trainer(folder, *, variant="kl", attention_weight=1.0, student=None, teacher
                 "attention": (attention_weight, attention),
             }
         ),
-        pairing=pairing,
         train_dataset=Sentences(),
         eval_dataset=Sentences(4),
     )

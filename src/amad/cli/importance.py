@@ -46,6 +46,8 @@ def importance(
         recipe = load_recipe(data, overrides or [])
         changes = {"model": ModelRecipe(path=teacher), "teacher": None, "student": None}
         parts = RunParts(recipe.model_copy(update=changes), with_teacher=False)
+        parts.check_sight()
+        parts.check_targets()
         model, sites = parts.model.to(default_device()), parts.sites["model"]
         chosen = ("ablation", "gradient") if estimate == "both" else (estimate,)
         found = {}

@@ -81,7 +81,7 @@ def _pairs(parts: "RunParts", model: "PreTrainedModel") -> "tuple[SitePair, ...]
         [site.key for site in find_sites(parts.teacher)],
         parts.recipe.pairing,
         None if term is None else term.stacks,
-        lambda: parts.teacher_importance.of_layers(),
+        lambda stack: parts.teacher_importance(stack).of_layers(),
     ).pairs
 
 

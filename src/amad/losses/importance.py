@@ -1,10 +1,10 @@
 """How much each attention head of a model matters to its task."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,19 @@ Estimate = Literal["ablation", "gradient"]
 Batch = Mapping[str, Any]
 
 
+@runtime_checkable
+class Batches(Protocol):
+    """Inputs with labels; of those that are made as they are asked for, one at a time is held."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Each of them, once."""
+        ...
+
+
 @dataclass(frozen=True)
 class HeadImportance:
     """What the heads of every site are worth, in nats per target token.
@@ -47,7 +60,7 @@ class HeadImportance:
 def head_importance(
     model: nn.Module,
     sites: Sequence[Site],
-    batches: Iterable[Batch],
+    batches: Batches,
     *,
     estimate: Estimate = "ablation",
     task: TaskLoss | None = None,
@@ -79,8 +92,7 @@ def head_importance(
         CaptureError: if a site's heads cannot be silenced, or there is no batch.
     """
     check_choice("estimate", estimate, get_args(Estimate))
-    kept = list(batches)
-    if not kept:
+    if not len(batches):
         raise CaptureError("importance is measured on examples, and there are none. Give at least one batch.")
     for site in sites:
         if site.backend not in GATED_BACKENDS:
@@ -93,15 +105,19 @@ def head_importance(
     task = copy(task)
     # What is measured is per target token, however a run sums.
     task.reduction = "token"
-    targets = [
-        Targets(_rows(batch["labels"]), batch.get("label_weights"), row_counts=batch.get("answer_counts"))
-        for batch in kept
-    ]
-    tokens = max(float(Counts.of(*targets, shift_labels=task.shift_labels).tokens), 1.0)
     measure = _by_ablation if estimate == "ablation" else _by_gradient
     with _frozen(model):
-        heads, loss = measure(model, sites, kept, targets, task, on_progress)
+        heads, loss, tokens = measure(model, sites, batches, task, on_progress)
+    tokens = max(tokens, 1.0)
     return HeadImportance({key: value / tokens for key, value in heads.items()}, loss / tokens)
+
+
+def _targets(batch: Batch) -> Targets:
+    return Targets(_rows(batch["labels"]), batch.get("label_weights"), row_counts=batch.get("answer_counts"))
+
+
+def _tokens(targets: Targets, task: TaskLoss) -> float:
+    return float(Counts.of(targets, shift_labels=task.shift_labels).tokens)
 
 
 def _rows(labels: Tensor) -> Tensor:
@@ -109,23 +125,25 @@ def _rows(labels: Tensor) -> Tensor:
     return labels[:, None] if labels.ndim == 1 else labels
 
 
-Measured = tuple[dict[SiteKey, Tensor], float]
+Measured = tuple[dict[SiteKey, Tensor], float, float]
+"""What the heads are worth and the loss, both over all batches, and the target tokens."""
 
 
 @torch.no_grad()
 def _by_ablation(
     model: nn.Module,
     sites: Sequence[Site],
-    batches: Sequence[Batch],
-    targets: Sequence[Targets],
+    batches: Batches,
     task: TaskLoss,
     on_progress: Callable[[int, int], None] | None,
 ) -> Measured:
     by_key = {site.key: site for site in sites}
     rises = {site.key: torch.zeros(site.n_heads) for site in sites}
-    whole, done = 0.0, 0
+    whole, tokens, done = 0.0, 0.0, 0
     in_all = len(batches) * (1 + sum(site.n_heads for site in sites))
-    for batch, target in zip(batches, targets, strict=True):
+    for batch in batches:
+        target = _targets(batch)
+        tokens += _tokens(target, task)
         base = float(_loss(model, batch, target, task))
         whole, done = whole + base, done + 1
         for site in sites:
@@ -137,21 +155,22 @@ def _by_ablation(
                 done += 1
                 if on_progress is not None:
                     on_progress(done, in_all)
-    return rises, whole
+    return rises, whole, tokens
 
 
 def _by_gradient(
     model: nn.Module,
     sites: Sequence[Site],
-    batches: Sequence[Batch],
-    targets: Sequence[Targets],
+    batches: Batches,
     task: TaskLoss,
     on_progress: Callable[[int, int], None] | None,
 ) -> Measured:
     by_key = {site.key: site for site in sites}
     slopes = {site.key: torch.zeros(site.n_heads) for site in sites}
-    whole = 0.0
-    for done, (batch, target) in enumerate(zip(batches, targets, strict=True), start=1):
+    whole, tokens = 0.0, 0.0
+    for done, batch in enumerate(batches, start=1):
+        target = _targets(batch)
+        tokens += _tokens(target, task)
         gates = {
             site.key: torch.ones(
                 _n_rows(site, target), site.n_heads, device=target.labels.device, requires_grad=True
@@ -168,7 +187,7 @@ def _by_gradient(
         whole += float(total.detach())
         if on_progress is not None:
             on_progress(done, len(batches))
-    return slopes, whole
+    return slopes, whole, tokens
 
 
 def _by_sample(slope: Tensor, targets: Targets) -> Tensor:

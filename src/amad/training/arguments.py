@@ -22,7 +22,8 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
 
     Attributes:
         remove_unused_columns: False: columns that only the collator or the teacher reads must survive.
-        predict_with_generate: True: evaluation decodes, as users of the model will, where it can generate.
+        predict_with_generate: True: evaluation decodes, as users of the model will, where it is an encoder-decoder that
+            can generate.
         report_to: "none": runs keep their own records; name a tracker to use it as well.
         check_capture: Before the first step, compare the attention recorded at every paired site with what the
             model computed, and refuse to train on a wrong record.
@@ -34,7 +35,8 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
         drop_path_rate: Stochastic depth of BLIP's vision part, of its last layer
             (:func:`amad.models.blip_regularization.stochastic_depth`).
 
-    ``metric_for_best_model`` may be a sum: ``CIDEr+Bleu_4``.
+    ``metric_for_best_model`` may be a sum: ``CIDEr+Bleu_4``. Of losses, ``loss_task`` as well as ``loss``, the least is
+    the best unless ``greater_is_better`` says otherwise.
     """
 
     remove_unused_columns: bool = field(
@@ -56,6 +58,16 @@ class DistillationArguments(Seq2SeqTrainingArguments):  # type: ignore[misc]
     drop_path_rate: float = field(default=0.0, metadata={"help": "Stochastic depth of BLIP's vision part."})
 
     def __post_init__(self) -> None:
+        parts = [part.removeprefix("eval_") for part in (self.metric_for_best_model or "").split("+")]
+        losses = [part for part in parts if part == "loss" or part.startswith("loss_")]
+        if losses and len(losses) < len(parts):
+            raise ValueError(
+                f"metric_for_best_model {self.metric_for_best_model!r} adds {losses[0]}, of which less is better, to "
+                "what more is better of. Give losses or scores."
+            )
+        if losses and self.greater_is_better is None:  # type: ignore[has-type]
+            # Trainer knows names that end with "loss".
+            self.greater_is_better = False
         super().__post_init__()
         if self.lr_scheduler_interval not in ("step", "epoch"):
             raise ValueError(
@@ -114,6 +126,7 @@ NOT_IN_RECIPES: dict[str, tuple[Any, str]] = {
     "deepspeed": (None, _WHOLE_MODELS),
     "use_liger_kernel": (False, "Its loss keeps the logits to itself, which are compared. Leave it out"),
     "resume_from_checkpoint": (None, "Give the command --resume instead"),
+    "eval_do_concat_batches": (True, "Texts are scored one by one. Leave it out"),
     "label_smoothing_factor": (0.0, "Give objective.task.label_smoothing instead"),
 }
 """Arguments of the trainer that a recipe leaves at this value, and what to do instead."""

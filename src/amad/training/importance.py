@@ -1,6 +1,7 @@
 """The importance of a model's heads on a data set."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -52,19 +53,32 @@ def measure_importance(
     Raises:
         CaptureError: if heads of a site cannot be silenced.
     """
-    batches = list(_batches(model, collator, dataset, n_examples))
+    batches = _Batches(model, collator, dataset, n_examples)
     return head_importance(model, sites, batches, estimate=estimate, task=task, on_progress=on_progress)
 
 
-def _batches(
-    model: PreTrainedModel,
-    collator: Callable[[Sequence[Any]], dict[str, Tensor]],
-    dataset: Items,
-    n_examples: int,
-) -> Iterator[dict[str, Tensor]]:
-    n_examples = min(n_examples, len(dataset))
-    # Evenly spread: neighbours are often of one image.
-    indices = [position * len(dataset) // n_examples for position in range(n_examples)]
-    for start in range(0, n_examples, EXAMPLES_PER_BATCH):
-        batch = collator([dataset[index] for index in indices[start : start + EXAMPLES_PER_BATCH]])
-        yield {name: value.to(model.device) for name, value in batch.items()}
+@dataclass(frozen=True)
+class _Batches:
+    """Batches of examples spread evenly over a set, of which one at a time is held."""
+
+    model: PreTrainedModel
+    collator: Callable[[Sequence[Any]], dict[str, Tensor]]
+    dataset: Items
+    at_most: int
+
+    @property
+    def n_examples(self) -> int:
+        """How many."""
+        return min(self.at_most, len(self.dataset))
+
+    def __len__(self) -> int:
+        return -(-self.n_examples // EXAMPLES_PER_BATCH)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # Neighbours are often of one image.
+        indices = [position * len(self.dataset) // self.n_examples for position in range(self.n_examples)]
+        for start in range(0, self.n_examples, EXAMPLES_PER_BATCH):
+            batch = self.collator(
+                [self.dataset[index] for index in indices[start : start + EXAMPLES_PER_BATCH]]
+            )
+            yield {name: value.to(self.model.device) for name, value in batch.items()}

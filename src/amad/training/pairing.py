@@ -38,7 +38,7 @@ class Pairing:
         teacher: Iterable[SiteKey],
         rule: Rule | Mapping[str, Rule] = "uniform",
         weights: Mapping[str, float] | None = None,
-        importance: Callable[[], Mapping[SiteKey, float]] | None = None,
+        importance: Callable[[str], Mapping[SiteKey, float]] | None = None,
     ) -> "Pairing":
         """Pair the sites of two models.
 
@@ -48,7 +48,7 @@ class Pairing:
             rule: One rule for every stack, or one per stack; stacks without a rule of their own are uniform.
             weights: The stacks to pair and the weight of each; every stack that both models have, at weight 1,
                 when None.
-            importance: Measures what each teacher layer matters; called only if a rule needs it.
+            importance: Measures what each teacher layer of a stack matters; called only for stacks whose rule needs it.
 
         Raises:
             PairingError: if no stack is in both models, a stack that is asked for is missing in one of them, or
@@ -112,7 +112,7 @@ def _apply(
     rule: Rule,
     student: list[int],
     teacher: list[int],
-    importance: Callable[[], Mapping[SiteKey, float]] | None,
+    importance: Callable[[str], Mapping[SiteKey, float]] | None,
 ) -> list[tuple[int, int]]:
     n_student, n_teacher = len(student), len(teacher)
     if rule == "important-encoder":
@@ -129,7 +129,7 @@ def _apply(
         if rule == "important":
             if importance is None:
                 raise PairingError(f"pairing 'important' of {stack} needs the importance of layers. Give it.")
-            worth = importance()
+            worth = importance(stack)
             best = sorted(teacher, key=lambda layer: worth[SiteKey(stack, layer)], reverse=True)[:n_student]
             return list(zip(student, sorted(best), strict=True))
         offset = n_teacher - n_student if rule == "last" else 0

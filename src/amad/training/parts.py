@@ -68,6 +68,7 @@ class RunParts:
         self.with_teacher = with_teacher
         self.console = console or Console(stderr=True)
         self.importance_seconds = 0.0
+        self._importance: dict[str, HeadImportance] = {}
 
     @cached_property
     def _home(self) -> str | None:
@@ -270,17 +271,21 @@ class RunParts:
             [site.key for site in self.sites["teacher"]],
             self.recipe.pairing,
             stacks,
-            lambda: self.teacher_importance.of_layers(),
+            lambda stack: self.teacher_importance(stack).of_layers(),
         )
 
-    @cached_property
-    def teacher_importance(self) -> HeadImportance:
-        """What each attention head of the teacher is worth, on training examples.
+    def teacher_importance(self, stack: str) -> HeadImportance:
+        """What each attention head of a stack of the teacher is worth, on training examples; measured once.
 
         Raises:
             RecipeError: if there is no teacher.
-            CaptureError: if heads of one of its sites cannot be silenced.
+            CaptureError: if heads of one of the stack's sites cannot be silenced.
         """
+        if stack not in self._importance:
+            self._importance[stack] = self._measured_importance(stack)
+        return self._importance[stack]
+
+    def _measured_importance(self, stack: str) -> HeadImportance:
         if self.teacher is None:
             raise RecipeError(
                 "importance is the teacher's, and the recipe has none. Give teacher and student."
@@ -288,10 +293,10 @@ class RunParts:
         started = time.perf_counter()
         on_gpu = torch.cuda.is_available() and not self.recipe.training.get("use_cpu", False)
         with Waiting(self.console) as progress:
-            task = progress.add_task("measuring the teacher's heads", note="")
+            task = progress.add_task(f"measuring the teacher's heads, {stack}", note="")
             found = measure_importance(
                 self.teacher.to("cuda" if on_gpu else "cpu"),
-                self.sites["teacher"],
+                [site for site in self.sites["teacher"] if site.key.stack == stack],
                 self.collator,
                 self.datasets[0],
                 estimate=self.recipe.importance.estimate,
@@ -303,7 +308,7 @@ class RunParts:
         if torch.distributed.is_initialized():
             # What each process measured may differ in its last digits, and with it the pairs.
             found = broadcast_object_list([found])[0]
-        self.importance_seconds = time.perf_counter() - started
+        self.importance_seconds += time.perf_counter() - started
         return found
 
     @cached_property
@@ -329,7 +334,9 @@ class RunParts:
                 relation_heads=chosen.attention.relation_heads,
             )
             if chosen.attention.head_weights == "importance":
-                attention.weigh_heads(self.teacher_importance.heads)
+                stacks = dict.fromkeys(pair.teacher.stack for pair in self.attention_pairing)
+                measured = [self.teacher_importance(stack).heads for stack in stacks]
+                attention.weigh_heads({key: heads for one in measured for key, heads in one.items()})
             terms["attention"] = (chosen.attention.weight, attention)
         if self.with_teacher and chosen.hidden is not None:
             hidden = HiddenStates(self.hidden_pairing.pairs, loss=chosen.hidden.loss)

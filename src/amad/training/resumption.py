@@ -1,6 +1,7 @@
 """The folder of a run: whether it may be written to, and where a run that was interrupted goes on."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -141,4 +142,7 @@ def _learned(recipe: Recipe) -> dict[str, Any]:
     for key in ("root", "image_cache_gib"):
         tree["data"].pop(key)
     kept = {f"training.{key}": recipe.training.get(key) for key in _KEPT_BY_THE_OPTIMIZER}
-    return tree | kept
+    # Steps are counted, and with another number of examples each they would stand for others.
+    usual = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    per_step = math.prod(recipe.training.get(key, value) for key, value in usual.items())
+    return tree | kept | {" x ".join(f"training.{key}" for key in usual): per_step}

@@ -210,7 +210,7 @@ class TrainingRun:
             self.processes.wait_for_everyone()
             with contextlib.closing(shown), self._begun(trainer, checkpoint, resume) as records:
                 started = time.perf_counter()
-                if checkpoint is None or not trainer.restore(str(checkpoint)):
+                if checkpoint is None or not trainer.restore(str(checkpoint), self._steps):
                     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
                 seconds = time.perf_counter() - started + self.parts.importance_seconds
                 # Before anything else that could fail.
@@ -338,11 +338,19 @@ class TrainingRun:
         self.parts.check_targets()
         check_stochastic_depth(self.parts.model, self.arguments.drop_path_rate)
         check_makeable(self.arguments, self.parts.model, self._steps)
-        terms = [name for name, term in self.recipe.objective if term is not None]
+        task, chosen = self.parts.task, self.recipe.objective
+        if self.arguments.load_best_model_at_end and not task.is_scored:
+            raise RecipeError(
+                "training.load_best_model_at_end needs a validation set whose answers are known, to tell which model "
+                "is the best, and there is none. Give one, or leave it out."
+            )
+        terms = [] if chosen.task is None else list(task.terms(chosen.task))
+        with_teacher = {"logits": chosen.logits, "attention": chosen.attention, "hidden": chosen.hidden}
+        terms += [name for name, term in with_teacher.items() if self.with_teacher and term is not None]
         generates = self._scores_texts and self.parts.model.can_generate()
         known = [
             "loss",
-            *self.parts.task.figures,
+            *(task.figures if task.is_scored else ()),
             # Where answers are generated, no loss is computed.
             *(f"{what}_{term}" for term in terms for what in ("loss", "share") if not generates),
         ]
@@ -356,14 +364,13 @@ class TrainingRun:
     def _trainer(self) -> tuple[DistillationTrainer, ShownProgress]:
         self._check_parts()
         train, validation = self.parts.datasets
-        objective, pairing, collator = self.parts.objective, self.parts.pairing, self.parts.collator
+        objective, collator = self.parts.objective, self.parts.collator
         with refused_arguments():
             trainer = DistillationTrainer(
                 model=self.parts.model,
                 teacher_model=self.parts.teacher if self.with_teacher else None,
                 args=self.arguments,
                 objective=objective,
-                pairing=pairing,
                 train_dataset=train,
                 eval_dataset=validation,
                 data_collator=collator,

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from amad.losses.figures import AlignmentFigures
 from amad.losses.objective import Captured, Counts, Objective, ObjectiveValue
 from amad.losses.pairs import PairTerm
 from amad.models.blip_regularization import stochastic_depth
+from amad.models.labels import has_encoder
 from amad.models.plain_decoding import plain_decoding
 from amad.models.student import check_compatible
 from amad.training.arguments import DistillationArguments
@@ -39,7 +40,6 @@ from amad.training.batches import (
     targets_of,
     with_padding,
 )
-from amad.training.pairing import Pairing
 from amad.training.schedule import hold_within_epochs
 
 OBJECTIVE = "amad_objective"
@@ -70,8 +70,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         model: The student.
         teacher_model: The teacher; it is frozen and put in evaluation mode. None if no term needs one.
         args: Arguments of the run.
-        objective: The loss. Its attention term, if any, compares the sites of ``pairing``.
-        pairing: Pairs of sites; those of the attention term when None.
+        objective: The loss; the sites of its pairs are recorded.
         kwargs: Further arguments of ``Seq2SeqTrainer``.
 
     Raises:
@@ -92,7 +91,6 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         args: DistillationArguments | None = None,
         *,
         objective: Objective,
-        pairing: Pairing | Iterable[SitePair] | None = None,
         **kwargs: Any,
     ) -> None:
         args = args or DistillationArguments(output_dir="trainer_output")
@@ -122,6 +120,8 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             raise RecipeError(
                 "the objective compares with a teacher, but teacher_model is None. Pass a teacher."
             )
+        if teacher_model is model:
+            raise RecipeError("model and teacher_model are one object, which would be frozen. Load it twice.")
         if teacher_model is not None:
             check_compatible(model, teacher_model)
         super().__init__(model=model, args=args, **kwargs)
@@ -130,7 +130,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if teacher_model is not None:
             teacher_model.eval().requires_grad_(False)
             self.teacher = self.accelerator.prepare_model(teacher_model, evaluation_mode=True)
-        self.pairs = tuple(objective.pairs if pairing is None else pairing)
+        self.pairs = objective.pairs
         self.student_sites = _choose(model, "student", [pair.student for pair in self.pairs])
         self.teacher_sites = _choose(teacher_model, "teacher", [pair.teacher for pair in self.pairs])
         extras = objective.extras
@@ -154,6 +154,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if self.args.check_capture and self.pairs:
             self.check_capture()
         self.prepare_terms()
+        self._check_optimizer()
         with stochastic_depth(student, self.args.drop_path_rate):
             student.add_module(OBJECTIVE, self.objective.to(self.args.device))
             try:
@@ -162,16 +163,36 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             finally:
                 delattr(student, OBJECTIVE)
 
-    def restore(self, checkpoint: str) -> bool:
+    def _check_optimizer(self) -> None:
+        """See that an optimizer that was given moves what the terms train.
+
+        Raises:
+            RecipeError: naming a term whose parameters it lacks.
+        """
+        if self.optimizer is None:
+            return
+        moved = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        for name, term in self.objective.terms.items():
+            if any(one.requires_grad and id(one) not in moved for one in term.parameters()):
+                raise RecipeError(
+                    f"the term {name!r} trains parameters of its own, and the optimizer in optimizers lacks them. Give "
+                    "optimizer_cls_and_kwargs, or call prepare_terms() and hand objective.parameters() to it."
+                )
+
+    def restore(self, checkpoint: str, n_steps: int) -> bool:
         """Take what a checkpoint has, and the best student where that is asked for, if no step is left to do after it.
 
         ``Trainer.train`` would do one more.
+
+        Args:
+            checkpoint: Its folder.
+            n_steps: Optimiser steps of the whole run.
 
         Returns:
             Whether it did.
         """
         state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        if not 0 < self.args.max_steps <= state.global_step:
+        if state.global_step < n_steps:
             return False
         self.state = state
         self._load_from_checkpoint(checkpoint)
@@ -483,12 +504,13 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """As ``Seq2SeqTrainer``; logits are predicted where the model cannot generate.
+        """As ``Seq2SeqTrainer`` for an encoder-decoder that can generate; for any other model, logits are predicted.
 
-        What only the objective reads is kept from ``generate``.
+        A decoder alone has what it is to say in its input. What only the objective reads is kept from ``generate``.
         """
         result: tuple[Tensor | None, Tensor | None, Tensor | None]
-        if not self.accelerator.unwrap_model(model).can_generate():
+        student = self.accelerator.unwrap_model(model)
+        if not (student.can_generate() and has_encoder(student)):
             result = Trainer.prediction_step(
                 self, model, inputs, prediction_loss_only, ignore_keys=ignore_keys
             )
