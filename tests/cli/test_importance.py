@@ -72,6 +72,18 @@ def test_what_it_needs_is_said_before_anything_is_computed(amad, student_tree, t
     assert "none-such" in amad.refuse("importance", "none-such", "--data", path)
 
 
+def test_examples_that_the_model_cannot_say_are_refused(amad, student_tree, taught, own_scenes):
+    (file,) = own_scenes.glob("annotations_train.json")
+    document = json.loads(file.read_text())
+    for annotation in document["annotations"]:
+        for answer in annotation["answers"]:
+            answer["answer"] = "xyzzy"
+    file.write_text(json.dumps(document))
+    student_tree["data"]["root"] = str(own_scenes)
+    message = amad.refuse("importance", taught.model, "--data", amad.write(student_tree))
+    assert "unknown to the tokenizer" in " ".join(message.split())
+
+
 def test_heads_that_matter_teach_more(amad, student_tree, taught):
     even = amad.document("distill", amad.write(student_tree), "training.max_steps=3", "output=even")
     tree = student_tree | {"pairing": "important"}

@@ -21,6 +21,7 @@ class ComparisonProgress:
         self.comparison, self.folder, self.n_parallel = comparison, folder, n_parallel
         self.left = remaining(comparison, folder)
         self.total = len(self.left.ready) + len(self.left.waiting)
+        self.active: Sequence[Job] = ()
         self.seconds: dict[str, list[float]] = {}
         self.failed: list[Job] = []
         self.ended_names: set[str] = set()
@@ -34,6 +35,7 @@ class ComparisonProgress:
 
     def tick(self, active: Sequence[Job]) -> None:
         """Move the bar by the steps of the runs that are being made."""
+        self.active = active
         done = len(self.ended_names) + sum(_share_done(job) for job in active)
         self.progress.update(self.task, completed=done, note="; ".join(job.name for job in active))
 
@@ -69,13 +71,17 @@ class ComparisonProgress:
     def _estimate(self) -> str:
         left = remaining(self.comparison, self.folder)
         kinds = [job.kind for job in left.ready if job.name not in self.ended_names] + list(left.waiting)
-        if not kinds:
+        # How much of each is left: all of what was not begun, and a part of what is being made.
+        parts = [(kind, 1.0) for kind in kinds]
+        parts += [(job.kind, 1 - _share_done(job)) for job in self.active if job.name not in self.ended_names]
+        if not parts:
             return ""
         means = {kind: statistics.fmean(several) for kind, several in self.seconds.items() if kind != TEACHER}
         if not means:
             return ""
         overall = statistics.fmean(means.values())
-        seconds = sum(means.get(kind, overall) for kind in kinds if kind != TEACHER) / self.n_parallel
+        whole = sum(part * means.get(kind, overall) for kind, part in parts if kind != TEACHER)
+        seconds = whole / min(self.n_parallel, len(parts))
         return f", about {timedelta(seconds=round(seconds))} left"
 
 

@@ -42,7 +42,12 @@ function ticks(low, high, about) {
 function marked(marks) {
   const most = Math.max(...marks.map(Math.abs));
   const [unit, name] = most >= 1e6 ? [1e6, " M"] : most >= 1e4 ? [1e3, " k"] : [1, ""];
-  return (mark) => (mark === 0 ? "0" : trim(mark / unit) + name);
+  // As many digits as tell neighbours apart.
+  const digits = [0, 1, 2, 3, 4].find((n) =>
+    marks.every((mark) => Math.abs(Number((mark / unit).toFixed(n)) - mark / unit) < 1e-9 * (most / unit)),
+  );
+  const write = (value) => (digits === undefined ? trim(value) : String(Number(value.toFixed(digits))));
+  return (mark) => (mark === 0 ? "0" : write(mark / unit) + name);
 }
 
 function extent(values, pad) {

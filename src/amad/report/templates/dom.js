@@ -31,14 +31,6 @@ function count(value) {
   return known(value) ? Math.round(value).toLocaleString("en-US") : "–";
 }
 
-function short(value) {
-  if (!known(value)) return "–";
-  const size = Math.abs(value);
-  if (size >= 1e6) return trim(value / 1e6) + " M";
-  if (size >= 1e4) return trim(value / 1e3) + " k";
-  return trim(value);
-}
-
 function trim(value) {
   const size = Math.abs(value);
   if (size !== 0 && size < 0.001) return value.toExponential(1);

@@ -31,9 +31,10 @@ function scatter(holder, spec) {
     const height = Math.max(220, Math.min(320, width * 0.6));
     let [low, high] = extent(points.flatMap((one) => [one.y, one.low, one.high]).filter(known), 0.16);
     if (data.score.unit === "%") [low, high] = [Math.max(low, 0), Math.min(high, 100)];
-    const marks = ticks(low, high, height / 55);
+    const marks = ticks(low, high, height / 55),
+      yTick = marked(marks);
     const box = {
-      left: 14 + 7 * Math.max(...marks.map((mark) => short(mark).length)),
+      left: 14 + 7 * Math.max(...marks.map((mark) => yTick(mark).length)),
       right: width - 16,
       top: 10,
       bottom: height - 36,
@@ -52,7 +53,7 @@ function scatter(holder, spec) {
     for (const mark of marks)
       svg.append(
         draw("line", { class: "grid", x1: box.left, x2: box.right, y1: Y(mark), y2: Y(mark) }),
-        draw("text", { x: box.left - 8, y: Y(mark) + 4, "text-anchor": "end" }, short(mark)),
+        draw("text", { x: box.left - 8, y: Y(mark) + 4, "text-anchor": "end" }, yTick(mark)),
       );
     const xMarks = ticks(0, most, width / 110),
       xTick = spec.tick || marked(xMarks);
