@@ -239,11 +239,6 @@ class RunParts:
         pairs = {
             (pair.student, pair.teacher): pair for pair in (*self.hidden_pairing, *self.attention_pairing)
         }
-        if pairs and isinstance(self.model, BlipForPretraining):
-            raise RecipeError(
-                "BLIP's pre-training reads each caption three times, so its attention is not one map to compare. Set "
-                "objective.attention and objective.hidden to null, or distil a model that was fine-tuned from it."
-            )
         return Pairing(tuple(pairs.values()))
 
     @cached_property
@@ -266,6 +261,11 @@ class RunParts:
         return self._pair(term.stacks or {stack: 1.0 for stack in mine if stack in its})
 
     def _pair(self, stacks: dict[str, float] | None) -> Pairing:
+        if isinstance(self.model, BlipForPretraining):
+            raise RecipeError(
+                "BLIP's pre-training reads each caption three times, so its attention is not one map to compare. Set "
+                "objective.attention and objective.hidden to null, or distil a model that was fine-tuned from it."
+            )
         return Pairing.make(
             [site.key for site in self.sites["student"]],
             [site.key for site in self.sites["teacher"]],
