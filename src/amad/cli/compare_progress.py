@@ -70,9 +70,9 @@ class ComparisonProgress:
 
     def _estimate(self) -> str:
         left = remaining(self.comparison, self.folder)
-        kinds = [job.kind for job in left.ready if job.name not in self.ended_names] + list(left.waiting)
         # How much of each is left: all of what was not begun, and a part of what is being made.
-        parts = [(kind, 1.0) for kind in kinds]
+        parts = [(job.kind, 1.0) for job in left.ready if job.name not in self.ended_names]
+        parts += [(kind, 1.0) for kind in left.waiting]
         parts += [(job.kind, 1 - _share_done(job)) for job in self.active if job.name not in self.ended_names]
         if not parts:
             return ""

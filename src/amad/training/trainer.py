@@ -126,6 +126,7 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             check_compatible(model, teacher_model)
         super().__init__(model=model, args=args, **kwargs)
         self.objective = objective
+        self._given_optimizer = self.optimizer
         self.teacher = None
         if teacher_model is not None:
             teacher_model.eval().requires_grad_(False)
@@ -169,9 +170,10 @@ class DistillationTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         Raises:
             RecipeError: naming a term whose parameters it lacks.
         """
-        if self.optimizer is None:
+        if self._given_optimizer is None:
             return
-        moved = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        groups = self._given_optimizer.param_groups
+        moved = {id(parameter) for group in groups for parameter in group["params"]}
         for name, term in self.objective.terms.items():
             if any(one.requires_grad and id(one) not in moved for one in term.parameters()):
                 raise RecipeError(
